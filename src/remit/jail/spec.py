@@ -1,0 +1,180 @@
+"""JailSpec: everything about a jail, fully resolved, with nothing left to decide. And what comes back from one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypedDict
+
+__all__ = ["Code", "Ending", "JailSpec", "Plan", "Refusal", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What runs in the jail.
+
+    Attributes:
+        kind: `module` (import `module`, take `attribute`), `pickle` (load `payload` by cloudpickle, inside the jail
+            only), or `program` (execute).
+        module, attribute: the dotted name of the module and of the function in it.
+        sources: the project's own modules, by name: (file name for tracebacks, source text, whether a package).
+        payload: the pickled function, base64 text.
+        preload: modules to import in the template because every call needs them.
+        describe: also answer with the function's signature and docstring, as plain data.
+    """
+
+    kind: Literal["module", "pickle", "program"]
+    module: str = ""
+    attribute: str = ""
+    sources: Mapping[str, tuple[str, str, bool]] = field(default_factory=dict)
+    payload: str = ""
+    preload: tuple[str, ...] = ()
+    describe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JailSpec:
+    """One jail. Paths are absolute and resolved; sizes are bytes, times are milliseconds, counts are counts.
+
+    Attributes:
+        owner: whose jail: two owners never share a template.
+        code: what runs.
+        path: `sys.path` inside, the interpreter's own folders included.
+        interpreter: folders and files that the interpreter needs, read-only.
+        read, write, execute: the granted paths. A path may stand in several.
+        links: symbolic links to make where mounts are ours: (link, target).
+        tmp: size of a private scratch in bytes, 0 for none.
+        devices: whether /dev/null, zero, full, random, urandom are there.
+        environment: the variables inside.
+        memory: what the call may add to its template.
+        cpu, timeout: of one call. file_handles, processes, threads, output, file_size, result: likewise.
+        import_timeout, import_cpu, import_memory: of the template's import.
+        required: names of the guarantees without which the call must not run.
+    """
+
+    owner: str
+    code: Code
+    path: tuple[str, ...] = ()
+    interpreter: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    execute: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    tmp: int = 0
+    devices: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+    memory: int = 256 << 20
+    cpu: int = 1_000
+    timeout: int = 5_000
+    file_handles: int = 100
+    processes: int = 1
+    threads: int = 64
+    output: int = 1 << 20
+    file_size: int = 64 << 20
+    result: int = 1 << 20
+    import_timeout: int = 30_000
+    import_cpu: int = 10_000
+    import_memory: int = 1 << 30
+    required: tuple[str, ...] = ()
+
+    def key(self) -> str:
+        """Return the digest of all that a template is made from: calls with the same key may share one."""
+        parts = {name: value for name, value in asdict(self).items() if name not in ("timeout", "required")}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Plan(TypedDict):
+    """A JailSpec made ready for this machine: what the zygote and a template carry out without deciding anything."""
+
+    own_mounts: bool  # a root of its own, of the binds below
+    read_only: list[str]
+    writable: list[str]
+    devices: list[str]
+    links: list[list[str]]
+    tmp: int
+    identity: list[int] | None  # uid and gid to become, as root
+    abi: int  # Landlock's
+    paths: list[tuple[str, int]]  # Landlock's rules
+    notify: bool  # whether the long filter has a listener
+    filter: str  # base64 of the long filter
+    tail: str  # base64 of the short one, with seccomp.PID_PLACE in it
+    call_flags: int  # clone flags of a call
+    call_userns: bool  # whether they hold CLONE_NEWUSER, so that RLIMIT_NPROC is exact
+    cpu: int
+    tasks: int  # processes and threads of a call
+    memory: int
+    file_handles: int
+    file_size: int
+    output: int
+    import_timeout: int
+    import_cpu: int
+    import_memory: int
+    environment: list[list[str]]
+    path: list[str]
+    roots: list[str]  # what may be read, for messages only
+    code: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call used, by the kernel's accounting: milliseconds, bytes."""
+
+    wall_ms: float = 0.0
+    cpu_user_ms: float = 0.0
+    cpu_system_ms: float = 0.0
+    peak_memory: int = 0
+    output_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a jail tried and was refused.
+
+    Attributes:
+        call: the jail's number, or None while its template imports.
+        what: the system call, or the operation in words.
+        resource: upon what, where that can be told.
+        seen_by: `kernel` (a notification) or `guest` (reported from inside: not to be trusted).
+    """
+
+    call: int | None
+    what: str
+    resource: str
+    seen_by: Literal["kernel", "guest"]
+
+
+Status = Literal["returned", "raised", "limit", "denied", "killed", "crashed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a jail ended.
+
+    Attributes:
+        status: one of `Status`.
+        value: what the function returned, plain data.
+        what: which limit, what was denied, who killed, which signal; or the type of what was raised.
+        message, traceback: text of an exception.
+        exit_status: a program's own exit status.
+        stdout, stderr: what it wrote, capped.
+        refusals: what it tried and was refused, in order, at most 100.
+        usage: what it used.
+        used, bound: for a limit, in its unit.
+        tier: the mechanisms under which it ran.
+    """
+
+    status: Status
+    value: Any = None
+    what: str = ""
+    message: str = ""
+    traceback: str = ""
+    exit_status: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    refusals: tuple[Refusal, ...] = ()
+    usage: Usage = Usage()
+    used: int | None = None
+    bound: int | None = None
+    tier: str = ""

@@ -1,0 +1,731 @@
+"""The host's side of all jails: starts the zygote, hands requests to calls, reads what comes back, tells how they ended.
+
+One thread per supervisor waits in epoll; requests are sent by whoever calls `submit`. The zygote keeps the time and
+kills; this side only decides what an ending means. Nothing that a jail sends is run, imported or unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from remit.jail import channel, notify, plan
+from remit.jail.pool import Demand, Slots
+from remit.jail.probe import Features, guarantees
+from remit.jail.spec import Ending, JailSpec, Refusal, Usage
+
+__all__ = ["Call", "Supervisor", "Template", "Unfit", "Unheld"]
+
+_DATAGRAM = 1 << 17
+_START_SECONDS = 20.0
+_REFUSALS = 100
+_OVERHEAD = 256 * 1024  # of a result frame: the JSON around the value, or an exception's text
+_LINGER = 0.25  # seconds that an answered call has to end by itself
+_TICK = 1.0
+
+
+class Unheld(Exception):
+    """This machine does not hold a guarantee that the call needs: `guarantee`, `missing`, `remedy`."""
+
+    def __init__(self, guarantee: str, missing: str, remedy: str) -> None:
+        super().__init__(f"`{guarantee}` does not hold here: no {missing}")
+        self.guarantee, self.missing, self.remedy = guarantee, missing, remedy
+
+
+class Unfit(Exception):
+    """The template could not be made: its import failed, or the zygote ended. `error` is what it said."""
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(str(error.get("wall") or error.get("unfit") or error.get("gone") or error.get("message") or error))
+        self.error = error
+
+
+class Template:
+    """One imported function under one set of walls, from which calls are forked."""
+
+    def __init__(self, number: int, spec: JailSpec) -> None:
+        self.number = number
+        self.spec = spec
+        self.ready: Future[Mapping[str, Any]] = Future()
+        self.warm: deque[_Jail] = deque()
+        self.waiting: deque[Call] = deque()
+        self.demand = Demand()
+        self.live = 0
+        self.gone = ""
+        self.used = time.monotonic()
+        self.refused: list[Refusal] = []
+
+
+class _Jail:
+    """A locked-down process that waits for its request, or has had it."""
+
+    def __init__(self, number: int, pid: int, sock: socket.socket | None, output: list[int], template: Template) -> None:
+        self.number = number
+        self.pid = pid
+        self.sock = sock
+        self.output = output
+        self.template = template
+        self.call: Call | None = None
+
+
+class Call:
+    """One request on its way: `future` becomes its Ending."""
+
+    def __init__(self, template: Template, request: bytes, spec: JailSpec, stdio: list[int] | None) -> None:
+        self.template = template
+        self.spec = spec
+        self.request = memoryview(request)
+        self.stdio = stdio
+        self.future: Future[Ending] = Future()
+        self.jail: _Jail | None = None
+        self.reader = channel.FrameReader(spec.result + _OVERHEAD)
+        self.frame: bytes | None = None
+        self.broken = ""
+        self.oversize = 0
+        self.refusals: list[Refusal] = []
+        self.began = 0
+        self.deadline = 0
+        self.answered = 0
+        self.killed = ""
+
+
+class Supervisor:
+    """All jails of one runtime.
+
+    Args:
+        bootstrap: the module that prepares a template and loads functions by value (imported in the zygote).
+        on_refusal: told, on the supervisor's thread, what a jail was refused: (owner, refusal).
+        memory_budget: bytes that all live calls together may be granted; 0 for no bound.
+        simulate: takes features of the kernel away, for tests: `{"landlock_abi": 1, "namespaces": False}`.
+
+    Raises:
+        Unheld: this is not Linux, or the zygote does not start.
+    """
+
+    def __init__(
+        self,
+        *,
+        bootstrap: str = "",
+        on_refusal: Callable[[str, Refusal], None] | None = None,
+        memory_budget: int = 0,
+        simulate: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._on_refusal = on_refusal
+        self._simulate = dict(simulate or {})
+        self._slots = Slots(memory_budget)
+        self._lock = threading.RLock()
+        self._templates: dict[str, Template] = {}
+        self._by_number: dict[int, Template] = {}
+        self._jails: dict[int, _Jail] = {}
+        self._by_pid: dict[int, _Jail] = {}
+        self._by_sock: dict[int, _Jail] = {}
+        self._listeners: dict[int, Template] = {}
+        self._spawned: dict[int, Call] = {}
+        self._serial = int.from_bytes(os.urandom(3), "big")  # as root, uids of two runtimes should not meet
+        self._spawn_serial = 0
+        self._closed = False
+        self._pid = os.getpid()
+        self.features = Features()
+        self._start()
+
+    # --- life
+
+    def _start(self) -> None:
+        if sys.platform != "linux" or os.uname().machine not in ("x86_64", "aarch64"):
+            held = guarantees(Features())["files"]
+            raise Unheld("files", held.missing, held.remedy)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        root = str(Path(__file__).resolve().parent.parent.parent)
+        configuration = {
+            "host": os.getpid(),
+            "control": theirs.fileno(),
+            "bootstrap": self._bootstrap,
+            "simulate": self._simulate,
+        }
+        program = (
+            f"import sys; sys.path.insert(0, {root!r}); "
+            f"from remit.jail.zygote import main; import json; main(json.loads({json.dumps(configuration)!r}))"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", "-c", program],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(theirs.fileno(),),
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+        theirs.close()
+        ours.settimeout(_START_SECONDS)
+        try:
+            answer = ours.recv(_DATAGRAM)
+        except TimeoutError:
+            answer = b""
+        if not answer:
+            self._process.kill()
+            _, error = self._process.communicate()
+            ours.close()
+            last = error.decode("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
+            raise Unheld("files", f"zygote ({last[0]})", "run `remit doctor`")
+        ours.settimeout(None)
+        self._control = ours
+        self.features = Features.of(json.loads(answer)["features"])
+        self._names = notify.names_of(self.features.machine)
+        self._epoll = select.epoll()
+        self._epoll.register(ours.fileno(), select.EPOLLIN)
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="remit-supervisor", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the zygote serves, and this is the process that started it."""
+        return not self._closed and os.getpid() == self._pid
+
+    def close(self) -> None:
+        """End every jail and the zygote; calls in flight end as `killed`. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if os.getpid() != self._pid:
+            return
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
+        self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b".")
+
+    # --- templates
+
+    def template(self, spec: JailSpec) -> Template:
+        """Return the template for `spec`, made now if there is none; its `ready` says when it has imported.
+
+        Raises:
+            Unheld: a guarantee that the spec requires does not hold on this machine.
+            Unfit: a path of the spec is not there, or the supervisor is closed.
+        """
+        held = guarantees(self.features)
+        for name in spec.required:
+            if not held[name].held:
+                raise Unheld(name, held[name].missing, held[name].remedy)
+        if spec.tmp and not held["scratch_quota"].held:
+            raise Unheld("scratch_quota", held["scratch_quota"].missing, held["scratch_quota"].remedy)
+        if spec.processes > 1 and not self.features.call_userns:
+            raise Unheld("processes", "user namespaces", "grant one process, or " + held["scratch_quota"].remedy)
+        key = spec.key()
+        with self._lock:
+            if not self.alive:
+                raise Unfit({"gone": "the supervisor is closed, or this process was forked from the one that owns it"})
+            template = self._templates.get(key)
+            if template is None or template.gone:
+                template = self._make(key, spec)
+            template.used = time.monotonic()
+            return template
+
+    def _make(self, key: str, spec: JailSpec) -> Template:
+        self._serial += 1
+        template = Template(self._serial, spec)
+        try:
+            made = plan.make(spec, self.features, self._serial)
+        except OSError as error:
+            raise Unfit({"unfit": f"`{error.filename}`: {error.strerror}"}) from None
+        file = os.memfd_create("plan", os.MFD_CLOEXEC)
+        try:
+            with open(file, "wb", closefd=False) as stream:
+                stream.write(json.dumps(made).encode())
+            os.lseek(file, 0, os.SEEK_SET)
+            self._send({"op": "template", "t": template.number}, [file])
+        finally:
+            os.close(file)
+        self._templates[key] = self._by_number[template.number] = template
+        return template
+
+    def drop(self, template: Template) -> None:
+        """Let a template and its warm calls go."""
+        with contextlib.suppress(OSError):
+            self._send({"op": "drop", "t": template.number})
+
+    # --- calls
+
+    def submit(
+        self,
+        template: Template,
+        request: bytes,
+        spec: JailSpec,
+        *,
+        slots: int = 0,
+        stdio: list[int] | None = None,
+    ) -> Call:
+        """Send one request; the call's `future` becomes its Ending.
+
+        Args:
+            request: a frame made by `channel.pack`.
+            spec: the limits of this call (its template was made from an equal `key`).
+            slots: how many calls of the same owner may live at a time, 0 for no bound; others wait in line.
+            stdio: descriptors for a program's standard input, output and error instead of capturing.
+        """
+        call = Call(template, request, spec, stdio)
+        with self._lock:
+            if self._slots.take(spec.owner, slots, spec.memory):
+                self._begin(call)
+            else:
+                self._slots.wait(spec.owner, slots, spec.memory, call)
+        return call
+
+    def kill(self, call: Call, why: str) -> None:
+        """End a call, wherever it is; its Ending says `killed` and `why`."""
+        with self._lock:
+            if call.future.done():
+                return
+            call.killed = call.killed or why
+            if call.jail is not None:
+                with contextlib.suppress(OSError):
+                    self._send({"op": "kill", "c": call.jail.number, "why": why})
+                return
+            if self._slots.forget(call):
+                self._settle(call, Ending("killed", what=why, tier=self.features.tier))
+                return
+            if call in call.template.waiting:
+                call.template.waiting.remove(call)
+                self._finish(call, Ending("killed", what=why, tier=self.features.tier))
+
+    def _begin(self, call: Call) -> None:
+        """Give the call a warm jail, or have one forked. The lock is held."""
+        template = call.template
+        if not self.alive or template.gone:
+            self._finish(call, self._crashed(template.gone or "closed"))
+            return
+        template.live += 1
+        template.used = time.monotonic()
+        if call.stdio is not None:
+            self._spawn_serial += 1
+            self._spawned[self._spawn_serial] = call
+            self._send({"op": "spawn", "t": template.number, "c": self._spawn_serial}, call.stdio)
+            return
+        if template.warm:
+            self._give(call, template.warm.popleft())
+        else:
+            template.waiting.append(call)
+        target = template.demand.note(template.live, len(template.waiting))
+        if target is not None:
+            self._send({"op": "warm", "t": template.number, "n": target})
+
+    def _give(self, call: Call, jail: _Jail) -> None:
+        """Start the clocks, then send the request."""
+        spec = call.spec
+        call.jail, jail.call = jail, call
+        call.began = time.monotonic_ns()
+        call.deadline = call.began + spec.timeout * 1_000_000 if spec.timeout else 0
+        self._send(
+            {"op": "start", "c": jail.number, "deadline": call.deadline, "cpu": spec.cpu * 1_000_000 if spec.cpu else 0}
+        )
+        if call.killed:
+            self._send({"op": "kill", "c": jail.number, "why": call.killed})
+        self._push(jail)
+
+    def _push(self, jail: _Jail) -> None:
+        call, sock = jail.call, jail.sock
+        if call is None or sock is None:
+            return
+        try:
+            while call.request:
+                call.request = call.request[sock.send(call.request) :]
+        except BlockingIOError:
+            self._epoll.modify(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            return
+        except OSError:
+            call.request = call.request[:0]  # it ended before it read: its exit tells how
+        if self._by_sock.get(sock.fileno()) is jail:
+            self._epoll.modify(sock.fileno(), select.EPOLLIN)
+
+    def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        data = json.dumps(message).encode()
+        if descriptors:
+            socket.send_fds(self._control, [data], descriptors)
+        else:
+            self._control.send(data)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        control, wake = self._control.fileno(), self._wake_read
+        tick = time.monotonic() + _TICK
+        try:
+            while True:
+                for descriptor, events in self._epoll.poll(max(0.0, tick - time.monotonic())):
+                    if descriptor == control:
+                        if not self._from_zygote():
+                            return
+                    elif descriptor == wake:
+                        with contextlib.suppress(BlockingIOError):
+                            os.read(wake, 4096)
+                        if self._closed:
+                            return
+                    elif descriptor in self._listeners:
+                        self._refused(descriptor, events)
+                    else:
+                        self._from_jail(descriptor, events)
+                if time.monotonic() >= tick:
+                    tick = time.monotonic() + _TICK
+                    self._tick()
+        finally:
+            self._over()
+
+    def _over(self) -> None:
+        """Settle everything: the zygote is gone, or will be."""
+        with self._lock:
+            why = "the runtime was closed" if self._closed else f"the zygote ended: {self._last_words()}"
+            self._closed = True
+            calls = [jail.call for jail in self._jails.values() if jail.call is not None]
+            calls += [call for template in self._by_number.values() for call in template.waiting]
+            calls += list(self._spawned.values())
+            calls += self._slots.drain()
+            for template in self._by_number.values():
+                template.gone = why
+                if not template.ready.done():
+                    template.ready.set_exception(Unfit({"gone": why}))
+            for call in dict.fromkeys(calls):
+                self._settle(call, Ending("killed", what=call.killed or why, tier=self.features.tier))
+            for jail in list(self._jails.values()):
+                self._let_go(jail)
+            for descriptor in (*self._listeners, self._wake_read, self._wake_write):
+                os.close(descriptor)
+            self._listeners.clear()
+            self._epoll.close()
+            self._control.close()
+
+    def _last_words(self) -> str:
+        """Return the last line of the zygote's standard error, which only its own faults write."""
+        if self._process.stderr is None:
+            return ""
+        os.set_blocking(self._process.stderr.fileno(), False)
+        text = (self._process.stderr.read() or b"").decode("utf-8", "replace").strip()
+        return text.splitlines()[-1] if text else "it said nothing"
+
+    def _tick(self) -> None:
+        with self._lock:
+            for template in self._by_number.values():
+                target = template.demand.relax(template.live)
+                if target is not None and not template.gone:
+                    self._send({"op": "warm", "t": template.number, "n": target})
+            for jail in list(self._jails.values()):
+                call = jail.call
+                if call is not None and call.answered and time.monotonic_ns() - call.answered > _LINGER * 1e9:
+                    self._send({"op": "kill", "c": jail.number, "why": "lingering"})
+
+    def _from_zygote(self) -> bool:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, _DATAGRAM, 8, socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            return False
+        if not data:
+            return False
+        message = json.loads(data)
+        with self._lock:
+            operation = message["op"]
+            if operation == "child":
+                self._arrived(message, descriptors)
+            elif operation == "exit":
+                self._ended(message)
+            elif operation == "listener":
+                self._listeners[descriptors[0]] = self._by_number[message["t"]]
+                self._epoll.register(descriptors[0], select.EPOLLIN)
+            elif operation == "ready":
+                template = self._by_number[message["t"]]
+                template.ready.set_result(message)
+                self._send({"op": "warm", "t": template.number, "n": template.demand.target})
+            elif operation == "failed":
+                template = self._by_number[message["t"]]
+                if not template.ready.done():
+                    template.ready.set_exception(Unfit(message["error"]))
+            elif operation == "gone":
+                self._lost(self._by_number[message["t"]], message["why"])
+        return True
+
+    def _lost(self, template: Template, why: str) -> None:
+        template.gone = why
+        if not template.ready.done():
+            template.ready.set_exception(Unfit({"gone": why}))
+        for key, known in list(self._templates.items()):
+            if known is template:
+                del self._templates[key]
+        while template.waiting:
+            template.live -= 1
+            self._finish(template.waiting.popleft(), self._crashed(why))
+        for descriptor, owner in list(self._listeners.items()):
+            if owner is template and not any(jail.template is template for jail in self._jails.values()):
+                self._close_listener(descriptor)
+
+    def _close_listener(self, descriptor: int) -> None:
+        del self._listeners[descriptor]
+        self._epoll.unregister(descriptor)
+        os.close(descriptor)
+
+    def _arrived(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        template = self._by_number[message["t"]]
+        sock = socket.socket(fileno=descriptors[0])
+        sock.setblocking(False)
+        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template)
+        self._jails[jail.number] = self._by_pid[jail.pid] = self._by_sock[sock.fileno()] = jail
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        call = self._spawned.pop(jail.number, None)
+        if call is not None:
+            self._give(call, jail)
+        elif template.waiting:
+            self._give(template.waiting.popleft(), jail)
+        else:
+            template.warm.append(jail)
+
+    def _from_jail(self, descriptor: int, events: int) -> None:
+        with self._lock:
+            jail = self._by_sock.get(descriptor)
+            if jail is None or jail.sock is None:
+                return
+            call = jail.call
+            if events & select.EPOLLOUT:
+                self._push(jail)
+            if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                return
+            try:
+                data = jail.sock.recv(1 << 18)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._hush(jail)
+                if call is not None and call.stdio is None and call.frame is None and not call.broken:
+                    call.broken = "closed its channel"
+                    self._send({"op": "kill", "c": jail.number, "why": "channel"})
+                return
+            if call is None:
+                self._send({"op": "kill", "c": jail.number, "why": "spoke before it was asked"})
+                self._hush(jail)
+                return
+            try:
+                frame = call.reader.feed(data)
+            except channel.ProtocolError as error:
+                call.broken = str(error)
+            except OverflowError as error:
+                call.oversize = int(error.args[0])
+            else:
+                if frame is not None:
+                    call.frame = frame
+                    call.answered = time.monotonic_ns()
+                return
+            self._hush(jail)
+            self._send({"op": "kill", "c": jail.number, "why": "channel"})
+
+    def _hush(self, jail: _Jail) -> None:
+        """Hear no more of a jail."""
+        if jail.sock is not None:
+            self._epoll.unregister(jail.sock.fileno())
+            del self._by_sock[jail.sock.fileno()]
+            jail.sock.close()
+            jail.sock = None
+
+    def _let_go(self, jail: _Jail) -> None:
+        self._hush(jail)
+        for descriptor in jail.output:
+            os.close(descriptor)
+        jail.output = []
+        self._jails.pop(jail.number, None)
+        self._by_pid.pop(jail.pid, None)
+
+    def _refused(self, listener: int, events: int) -> None:
+        template = self._listeners[listener]
+        if events & select.EPOLLHUP:
+            with self._lock:
+                self._close_listener(listener)
+            return
+        try:
+            notice = notify.receive(listener, self._names)
+        except OSError:
+            return
+        if notice is None:
+            return
+        notify.answer(listener, notice)
+        depth = 1 if self.features.namespaces else 0
+        with self._lock:
+            jail = self._by_pid.get(notice.group[depth]) if len(notice.group) > depth else None
+            call = jail.call if jail is not None else None
+            refusal = Refusal(jail.number if jail else None, notice.what, notice.resource, "kernel")
+            if call is None:
+                known = template.refused
+                if len(known) < _REFUSALS:
+                    known.append(refusal)
+            else:
+                known = call.refusals
+                known.append(refusal)
+                if len(known) >= _REFUSALS and jail is not None:
+                    self._send({"op": "kill", "c": jail.number, "why": "refusals"})
+        if self._on_refusal is not None and len(known) <= _REFUSALS:
+            self._on_refusal(template.spec.owner, refusal)
+
+    # --- endings
+
+    def _ended(self, message: dict[str, Any]) -> None:
+        jail = self._jails.get(message["c"])
+        if jail is None:
+            call = self._spawned.pop(message["c"], None)
+            if call is not None:
+                call.template.live -= 1
+                self._finish(call, self._crashed(message["why"]))
+            return
+        call = jail.call
+        if call is None:
+            with contextlib.suppress(ValueError):
+                jail.template.warm.remove(jail)
+            self._let_go(jail)
+            return
+        if call.frame is None and jail.sock is not None:
+            self._drain(jail, call)
+        ending = self._ending(jail, call, message)
+        self._let_go(jail)
+        jail.template.live -= 1
+        self._finish(call, ending)
+
+    def _drain(self, jail: _Jail, call: Call) -> None:
+        """Read what a jail had sent before it ended."""
+        sock = jail.sock
+        if sock is None:
+            return
+        with contextlib.suppress(OSError, channel.ProtocolError, OverflowError):
+            while call.frame is None:
+                data = sock.recv(1 << 18)
+                if not data:
+                    return
+                call.frame = call.reader.feed(data)
+        if call.frame is not None:
+            call.answered = time.monotonic_ns()
+
+    def _finish(self, call: Call, ending: Ending) -> None:
+        for waiting in self._slots.give_back(call.spec.owner, call.spec.memory):
+            self._begin(waiting)
+        self._settle(call, ending)
+
+    def _settle(self, call: Call, ending: Ending) -> None:
+        if call.future.set_running_or_notify_cancel():
+            call.future.set_result(ending)
+
+    def _crashed(self, why: str) -> Ending:
+        return Ending("crashed", what=why, tier=self.features.tier)
+
+    def _ending(self, jail: _Jail, call: Call, message: dict[str, Any]) -> Ending:
+        """Say what an ending means. What the zygote did on purpose comes first, then what the jail said."""
+        now = time.monotonic_ns()
+        stdout, stderr = (_written(file) for file in jail.output) if jail.output else (b"", b"")
+        usage = Usage(
+            wall_ms=((call.answered or now) - call.began) / 1e6,
+            cpu_user_ms=message["user"] * 1e3,
+            cpu_system_ms=message["system"] * 1e3,
+            peak_memory=message["peak"],
+            output_bytes=len(stdout) + len(stderr),
+        )
+        common: dict[str, Any] = {
+            "stdout": stdout,
+            "stderr": stderr,
+            "usage": usage,
+            "refusals": tuple(call.refusals),
+            "tier": self.features.tier,
+        }
+        spec, why = call.spec, message["why"]
+        cpu_ms = int(usage.cpu_user_ms + usage.cpu_system_ms)
+        in_time = call.answered and (not call.deadline or call.answered <= call.deadline)
+        if why == "timeout" and not in_time:
+            return Ending("limit", what="timeout", used=int(usage.wall_ms), bound=spec.timeout, **common)
+        if why == "cpu" and not in_time:
+            return Ending("limit", what="cpu", used=cpu_ms, bound=spec.cpu, **common)
+        if why == "refusals":
+            return Ending("denied", what="too many refused attempts", **common)
+        if call.killed:
+            return Ending("killed", what=call.killed, **common)
+        if call.oversize:
+            return Ending("limit", what="result", used=call.oversize, bound=spec.result, **common)
+        if call.frame is not None:
+            return _said(call, common)
+        if call.broken and why == "channel":
+            return Ending("crashed", what=f"channel: {call.broken}", **common)
+        status = message["status"]
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            if number in (signal.SIGXCPU, signal.SIGKILL) and spec.cpu and cpu_ms >= spec.cpu:
+                return Ending("limit", what="cpu", used=cpu_ms, bound=spec.cpu, **common)
+            name = signal.Signals(number).name if number in signal.Signals.__members__.values() else str(number)
+            return Ending("crashed", what=name, **common)
+        if spec.code.kind == "program":
+            return Ending("returned", exit_status=os.WEXITSTATUS(status), **common)
+        return Ending("crashed", what=f"it exited with status {os.WEXITSTATUS(status)} and no answer", **common)
+
+
+def _said(call: Call, common: dict[str, Any]) -> Ending:
+    """Read the frame of a jail: hostile text, of which only the known keys with the known types are taken."""
+    if call.frame is None:
+        raise AssertionError("no frame")
+    try:
+        answer = channel.unpack(call.frame)
+    except channel.ProtocolError as error:
+        return Ending("crashed", what=f"channel: {error}", **common)
+    if not isinstance(answer, dict) or len(answer) != 1:
+        return Ending("crashed", what="channel: not an answer", **common)
+    ((kind, content),) = answer.items()
+    if kind == "value":
+        size = len(call.frame)
+        if size > call.spec.result + 64:
+            return Ending("limit", what="result", used=size, bound=call.spec.result, **common)
+        return Ending("returned", value=content, **common)
+    if kind == "unplain" and isinstance(content, str):
+        return Ending("raised", what="NotPlain", message=content, **common)
+    if kind == "exec" and isinstance(content, list) and len(content) == 2:
+        return Ending("raised", what="exec", message=str(content[1]), used=_number(content[0]), **common)
+    if kind in ("raised", "memory") and isinstance(content, dict):
+        text = {name: content.get(name) for name in ("type", "message", "traceback", "needs")}
+        shown = {name: value if isinstance(value, str) else "" for name, value in text.items()}
+        if kind == "memory":
+            bound = call.spec.memory
+            return Ending("limit", what="memory", message=shown["message"], bound=bound, **common)
+        if shown["needs"]:
+            refusal = Refusal(None, shown["needs"], "", "guest")
+            common["refusals"] = (*common["refusals"], refusal)
+            return Ending("denied", what=shown["needs"], message=shown["message"], traceback=shown["traceback"], **common)
+        return Ending("raised", what=shown["type"], message=shown["message"], traceback=shown["traceback"], **common)
+    return Ending("crashed", what="channel: not an answer", **common)
+
+
+def _number(value: object) -> int | None:
+    return value if type(value) is int else None
+
+
+def _written(file: int) -> bytes:
+    """Return what a jail wrote to its output: up to its position, which it can move but not past the sealed size."""
+    size = os.fstat(file).st_size
+    return os.pread(file, min(size, max(0, os.lseek(file, 0, os.SEEK_CUR))), 0)
