@@ -62,6 +62,8 @@ class JailSpec:
     write: tuple[str, ...] = ()
     execute: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
+    hide: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
     tmp: int = 0
     devices: bool = False
     environment: tuple[tuple[str, str], ...] = ()

@@ -90,6 +90,7 @@ class Call:
         self.request = memoryview(request)
         self.stdio = stdio
         self.future: Future[Ending] = Future()
+        self.started: Future[None] = Future()  # done when the call has its jail, or never will
         self.jail: _Jail | None = None
         self.reader = channel.FrameReader(spec.result + _OVERHEAD)
         self.frame: bytes | None = None
@@ -343,6 +344,7 @@ class Supervisor:
         """Start the clocks, then send the request."""
         spec = call.spec
         call.jail, jail.call = jail, call
+        call.started.set_result(None)
         call.began = time.monotonic_ns()
         call.deadline = call.began + spec.timeout * 1_000_000 if spec.timeout else 0
         self._send(
@@ -634,6 +636,8 @@ class Supervisor:
         self._settle(call, ending)
 
     def _settle(self, call: Call, ending: Ending) -> None:
+        if not call.started.done():
+            call.started.set_result(None)
         if call.future.set_running_or_notify_cancel():
             call.future.set_result(ending)
 

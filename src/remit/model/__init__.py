@@ -1,0 +1,1 @@
+"""Nouns: frozen, without I/O and without a clock."""

@@ -1,0 +1,478 @@
+"""The reference monitor: the one place through which every call passes.
+
+The order is that of design.md: admit, validate, authorize, approve, record the intent, execute in a jail, inspect the
+result, record the outcome. Each step takes the type of the step before it. Steps raise; only `Monitor.call` catches,
+records and tells. Where the intent cannot be recorded, the call does not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+from remit.audit import Recorded, Trail
+from remit.errors import (
+    AuditError,
+    Denied,
+    LimitExceeded,
+    RateLimited,
+    RemitError,
+    SandboxUnavailable,
+    ValidationFailed,
+)
+from remit.jail import channel
+from remit.jail.spec import Ending, JailSpec
+from remit.jail.supervisor import Supervisor, Template, Unfit, Unheld
+from remit.model.call import Admitted, Authorized, Intended, Outcome, Refused, ToolCall, Validated
+from remit.model.event import EventType, SecurityEvent
+from remit.model.limits import Constraints, Limits, RateLimit, Usage
+from remit.model.grants import GrantSet
+from remit.model.principal import Principal, SecurityContext
+from remit.model.units import Unlimited
+from remit.monitoring import Emitter
+from remit.policy.compile import compile_spec
+from remit.policy.decide import AgentPolicy, RegisteredFunction, authorize, unknown_function
+from remit.ratelimit import Demand, MemoryLimiter
+from remit.shipping import Shipped
+from remit.validation import FunctionSchema, Validator, digest
+
+__all__ = ["Function", "Holder", "Jails", "Monitor", "new_id"]
+
+_UNRECORDED: Final = ""
+_RUNS: Final = GrantSet.of(["basic_execution"])
+
+
+def new_id() -> str:
+    """A new unique id of a call, 16 bytes of randomness in hex."""
+    return secrets.token_hex(16)
+
+
+@dataclass(slots=True)
+class Function:
+    """A function that is registered with an agent.
+
+    Attributes:
+        name, description: what a model sees.
+        registered: what policy says of it and its agent.
+        schema: how it is called.
+        shipped: how it gets into a jail.
+        limits, constraints: its own beneath its agent's.
+        specs: the jails that were compiled for it, by the grants that were left.
+    """
+
+    name: str
+    description: str
+    registered: RegisteredFunction
+    schema: FunctionSchema
+    shipped: Shipped
+    limits: Limits
+    constraints: Constraints
+    specs: dict[Any, JailSpec] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Holder:
+    """Who holds functions: an agent, as the monitor sees it.
+
+    Attributes:
+        policy: its grants.
+        functions: by name.
+        functions_rate: how many calls it may attempt.
+        slots: how many of its calls may live at a time; 0 for no bound.
+        require, accept_without: guarantees, beside and below the default.
+    """
+
+    policy: AgentPolicy
+    functions: dict[str, Function]
+    functions_rate: RateLimit
+    slots: int = 0
+    require: tuple[str, ...] = ()
+    accept_without: tuple[str, ...] = ()
+
+
+class Jails(Protocol):
+    """Where jails come from."""
+
+    def running(self) -> Supervisor | None:
+        """The supervisor that serves, or None."""
+
+    def start(self) -> Supervisor:
+        """The supervisor that serves, started if there is none; may block. Raises Unheld where there can be none."""
+
+
+class Monitor:
+    """Decides on every call, and has it run.
+
+    Args:
+        trail: where events are recorded; None only where the operator accepted that by name.
+        limiter: None where rate limits are turned off.
+        validator: the bounds of what comes in and goes out.
+        emitter: whom to tell.
+        jails: gives the running supervisor of jails, or starts one.
+        policy_hash: of the policy that is in force.
+        policies: gives the policy of a principal by name, for chains.
+    """
+
+    def __init__(
+        self,
+        *,
+        trail: Trail | None,
+        limiter: MemoryLimiter | None,
+        validator: Validator,
+        emitter: Emitter,
+        jails: Jails,
+        policy_hash: str,
+        policies: Callable[[str], AgentPolicy | None],
+    ) -> None:
+        self._trail = trail
+        self._limiter = limiter
+        self._validator = validator
+        self._emitter = emitter
+        self._jails = jails
+        self._policy_hash = policy_hash
+        self._policies = policies
+
+    # --- the pipeline
+
+    async def call(self, holder: Holder, call: ToolCall) -> Outcome:
+        """Take one call the whole way.
+
+        Returns:
+            How it ended. What the function did is never an exception here.
+
+        Raises:
+            RateLimited, ValidationFailed, Denied, SandboxUnavailable, AuditError: it did not run; recorded.
+        """
+        function = holder.functions.get(call.function)
+        digest_of = ""
+        try:
+            admitted = self._admit(holder, call)  # (1) rate: an attempt counts, whatever becomes of it
+            known = self._find(holder, admitted, function)
+            validated = self._validate(known, admitted)  # (2) size, encoding, structure, signature: a checked copy
+            digest_of = validated.digest
+            authorized = self._authorize(known, validated)  # (3) agent, function and chain, intersected
+            spec = self._compile(holder, known, authorized)  # (3) a grant that nothing can enforce refuses here
+            # (4) approve: no rule of this version asks a person; the step takes Authorized and gives it back
+            intended = await self._record_intent(authorized)  # (5) or the call does not run
+        except RemitError as error:
+            await self._refuse(call, error, digest_of)
+            raise
+        outcome = await self._execute(holder, known, intended, spec)  # (6)
+        outcome = self._inspect(outcome)  # (7) what came out is data of a stranger
+        return await self._record_outcome(intended, outcome)  # (8)
+
+    def _admit(self, holder: Holder, call: ToolCall) -> Admitted:
+        rate = holder.functions_rate
+        if self._limiter is not None and not isinstance(rate.limit, Unlimited):
+            demand = Demand(("functions", call.context.principal), rate.limit, rate.window_ms)
+            verdict = self._limiter.take((demand,))
+            if not verdict:
+                raise verdict.error(_named(call.function))
+        return Admitted(call)
+
+    def _find(self, holder: Holder, admitted: Admitted, function: Function | None) -> Function:
+        if function is None:
+            decision = unknown_function(_named(admitted.call.function), holder.policy, holder.functions)
+            raise Denied(decision.reason, rule=decision.rule, remedy=decision.remedy, stage="authorize")
+        return function
+
+    def _validate(self, function: Function, admitted: Admitted) -> Validated:
+        call = admitted.call
+        arguments = self._validator.arguments(function.schema, call.args, call.kwargs)
+        return Validated(admitted, arguments, digest(arguments))
+
+    def _authorize(self, function: Function, validated: Validated) -> Authorized:
+        context = validated.admitted.call.context
+        chain = []
+        for principal in context.chain[:-1]:
+            policy = self._policies(principal.name)
+            if policy is None:
+                raise Denied(
+                    f"`{principal.name}` stands in the chain, and nothing is known of what it may do",
+                    rule="chain",
+                    remedy="register it with this runtime",
+                    stage="authorize",
+                )
+            chain.append(policy)
+        decision = authorize(function.registered, chain)
+        if not decision.allowed:
+            raise Denied(decision.reason, rule=decision.rule, remedy=decision.remedy, stage="authorize")
+        grants = decision.grants
+        if function.registered.agent.enforced and context.grants != function.registered.agent.grants:
+            grants = grants.intersect(context.grants)  # a context that was narrowed on the way
+        return Authorized(validated, grants, decision.rule)
+
+    def _compile(self, holder: Holder, function: Function, authorized: Authorized) -> JailSpec:
+        call = authorized.validated.admitted.call
+        spec = function.specs.get(authorized.grants)
+        if spec is None:
+            spec = compile_spec(
+                owner=holder.policy.name,
+                code=function.shipped.code,
+                grants=authorized.grants,
+                limits=function.limits,
+                constraints=function.constraints,
+                require=holder.require,
+                accept_without=holder.accept_without,
+            )
+            if len(function.specs) >= 64:  # chains differ; what they leave seldom does
+                function.specs.clear()
+            function.specs[authorized.grants] = spec
+        if call.timeout is not None and (not spec.timeout or call.timeout < spec.timeout):
+            spec = replace(spec, timeout=call.timeout)
+        return spec
+
+    async def _record_intent(self, authorized: Authorized) -> Intended:
+        call = authorized.validated.admitted.call
+        event = self._event(
+            call,
+            EventType.CALL,
+            "allowed",
+            arguments_digest=authorized.validated.digest,
+            context={"grants": authorized.grants.as_text(), "rule": authorized.rule},
+        )
+        recorded = await self._record(event)
+        return Intended(authorized, recorded.id if recorded else _UNRECORDED)
+
+    async def _execute(self, holder: Holder, function: Function, intended: Intended, spec: JailSpec) -> Outcome:
+        call = intended.authorized.validated.admitted.call
+        args, kwargs = function.schema.spread(intended.authorized.validated.arguments)
+        try:
+            ending = await self._run(holder, function, spec, {"args": args, "kwargs": kwargs})
+        except SandboxUnavailable as error:
+            await self._refuse(call, error, intended.authorized.validated.digest)
+            raise
+        return replace(_outcome_of(call, ending), accepted=holder.accept_without)
+
+    async def _run(self, holder: Holder, function: Function, spec: JailSpec, request: Mapping[str, Any]) -> Ending:
+        """Have one request run in a jail, and wait for its end; a cancelled wait kills it."""
+        try:
+            template = await self._template(spec)
+            pending = self._jails.start().submit(template, channel.pack(request), spec, slots=holder.slots)
+        except Unfit as error:
+            return _unfit(error, function.name, function.shipped)
+        queue = function.constraints.queue_timeout
+        seconds = None if isinstance(queue, Unlimited) else queue / 1000
+        try:
+            if not pending.started.done():
+                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(pending.started)), seconds)
+            return await asyncio.shield(asyncio.wrap_future(pending.future))
+        except TimeoutError:
+            self._jails.start().kill(pending, "queue_timeout")
+            await asyncio.wrap_future(pending.future)
+            return Ending("limit", what="queue_timeout", bound=queue if isinstance(queue, int) else None)
+        except asyncio.CancelledError:
+            self._jails.start().kill(pending, "cancelled")
+            raise
+
+    async def _template(self, spec: JailSpec) -> Template:
+        """The template for `spec`, when it has imported.
+
+        Raises:
+            SandboxUnavailable: this machine does not hold what the call needs.
+            Unfit: the import failed.
+        """
+        try:
+            supervisor = self._jails.running()
+            if supervisor is None:  # starting one takes tens of milliseconds, for which the loop does not wait
+                supervisor = await asyncio.to_thread(self._jails.start)
+            template = supervisor.template(spec)
+        except Unheld as error:
+            raise SandboxUnavailable(
+                f"`{error.guarantee}` cannot be held on this machine: no {error.missing}",
+                guarantee=error.guarantee,
+                remedy=f"{error.remedy}, or Security(accept_without=[{error.guarantee!r}])",
+            ) from None
+        if not template.ready.done():
+            await asyncio.shield(asyncio.wrap_future(template.ready))
+        template.ready.result()
+        return template
+
+    def _inspect(self, outcome: Outcome) -> Outcome:
+        if outcome.status != "returned":
+            return outcome
+        try:
+            return replace(outcome, value=self._validator.result(outcome.value))
+        except ValidationFailed as error:
+            return replace(outcome, status="raised", value=None, what="ValidationFailed", message=str(error))
+
+    async def _record_outcome(self, intended: Intended, outcome: Outcome) -> Outcome:
+        authorized = intended.authorized
+        call = authorized.validated.admitted.call
+        context: dict[str, Any] = {"status": outcome.status, "tier": outcome.tier}
+        if outcome.what:
+            context["what"] = _short(outcome.what)
+        if outcome.refusals:
+            context["refusals"] = [f"{r.what} {_short(r.resource)} ({r.seen_by})" for r in outcome.refusals[:20]]
+        if outcome.accepted:
+            context["accepted_without"] = list(outcome.accepted)
+        kind = EventType.LIMIT_EXCEEDED if outcome.status == "limit" else EventType.OUTCOME
+        event = self._event(
+            call,
+            kind,
+            "denied" if outcome.status in ("limit", "denied") else "allowed",
+            arguments_digest=authorized.validated.digest,
+            context=context,
+            usage=outcome.usage.as_dict(),
+            enforced_by=_enforcer(outcome),
+        )
+        recorded = await self._record(event)
+        if outcome.status == "limit":
+            self._tell("limit_exceeded", event)
+        elif outcome.status == "denied":
+            self._tell("violation", event)
+        else:
+            self._tell("outcome", event)
+        return replace(outcome, event_id=recorded.id if recorded else None)
+
+    # --- what the steps share
+
+    def _event(self, call: ToolCall, kind: str, result: Any, **more: Any) -> SecurityEvent:
+        return SecurityEvent(
+            type=kind,
+            principal=call.context.principal,
+            chain=call.context.names,
+            action=_named(call.function),
+            result=result,
+            call_id=call.id,
+            policy_hash=self._policy_hash,
+            **more,
+        )
+
+    async def _refuse(self, call: ToolCall, error: RemitError, arguments_digest: str) -> None:
+        """Record and tell a refusal; the error gets the id of its event. A refusal that cannot be recorded stays one."""
+        limited = isinstance(error, (RateLimited, LimitExceeded))
+        event = self._event(
+            call,
+            EventType.RATE_LIMITED if isinstance(error, RateLimited) else EventType.VIOLATION,
+            "denied",
+            arguments_digest=arguments_digest or None,
+            context={
+                "stage": error.stage,
+                "reason": _short(error.reason),
+                "rule": getattr(error, "rule", ""),
+                "error": type(error).__name__,
+            },
+        )
+        if not isinstance(error, AuditError):
+            with contextlib.suppress(AuditError):
+                recorded = await self._record(event)
+                error.event_id = recorded.id if recorded else None
+        self._tell("limit_exceeded" if limited else "violation", event)
+
+    async def describe(self, owner: str, shipped: Shipped) -> Mapping[str, Any]:
+        """Import a function in a jail that may do nothing, and return its signature as plain data of a stranger.
+
+        Raises:
+            RemitError: the import failed, or no jail could be made; recorded.
+        """
+        call = ToolCall(
+            id=new_id(),
+            function=shipped.code.attribute,
+            context=SecurityContext(chain=(Principal(owner),), grants=_RUNS, timestamp=0),
+        )
+        await self._record(self._event(call, EventType.IMPORTED, "allowed", resource=shipped.code.module))
+        spec = compile_spec(
+            owner=owner, code=shipped.code, grants=_RUNS, limits=Limits(), constraints=Constraints()
+        )
+        try:
+            template = await self._template(spec)
+            ready = template.ready.result()
+        except Unfit as error:
+            outcome = _outcome_of(call, _unfit(error, shipped.code.attribute, shipped))
+            failure = outcome.error()
+            raise failure if failure is not None else SandboxUnavailable(str(error)) from None
+        described = ready.get("describe")
+        if not isinstance(described, dict):
+            raise ValidationFailed("the jail did not describe the function", remedy="is it a plain function?")
+        return described
+
+    async def record(self, event: SecurityEvent) -> Recorded | None:
+        """Write an event of somebody else's to the trail and tell listeners by its type.
+
+        Raises:
+            AuditError: it is not on the trail.
+        """
+        recorded = await self._record(event)
+        self._tell(event.type, event)
+        return recorded
+
+    async def _record(self, event: SecurityEvent) -> Recorded | None:
+        return await self._trail.record(event) if self._trail is not None else None
+
+    def _tell(self, name: str, event: SecurityEvent) -> None:
+        self._emitter.emit(name, event)
+
+
+def _outcome_of(call: ToolCall, ending: Ending) -> Outcome:
+    used = ending.usage
+    return Outcome(
+        status=ending.status,
+        value=ending.value,
+        what=ending.what,
+        message=ending.message,
+        traceback=ending.traceback,
+        bound=ending.bound,
+        used=ending.used,
+        exit_status=ending.exit_status,
+        stdout=ending.stdout,
+        stderr=ending.stderr,
+        refusals=tuple(Refused(r.what, r.resource, r.seen_by) for r in ending.refusals),
+        usage=Usage(
+            wall_ms=used.wall_ms,
+            cpu_user_ms=used.cpu_user_ms,
+            cpu_system_ms=used.cpu_system_ms,
+            peak_memory=used.peak_memory,
+            output_bytes=used.output_bytes,
+        ),
+        tier=ending.tier,
+            call_id=call.id,
+        function=call.function,
+        principal=call.context.principal,
+    )
+
+
+def _unfit(error: Unfit, name: str, shipped: Shipped) -> Ending:
+    """What it means that a template could not be made."""
+    said = error.error
+    gone, needs = str(said.get("gone", "")), str(said.get("needs", ""))
+    if gone.startswith("import: "):
+        return Ending("limit", what="import", message=f"importing took too long ({gone[8:]})")
+    if gone or "wall" in said or "unfit" in said:
+        raise SandboxUnavailable(
+            f"no jail could be made for `{name}`: {_short(str(error))}", remedy="see `remit doctor`"
+        )
+    module = shipped.code.module or name
+    text = str(said.get("message", ""))
+    if needs:
+        hint = f'importing `{module}` needs {needs}; move `{name}` to its own module, or ship="value"'
+        return Ending("denied", what=needs, message=hint, traceback=str(said.get("traceback", "")))
+    return Ending(
+        "raised",
+        what=str(said.get("type", "ImportError")),
+        message=f"importing `{module}` failed: {text}",
+        traceback=str(said.get("traceback", "")),
+    )
+
+
+def _enforcer(outcome: Outcome) -> str:
+    if outcome.status == "limit":
+        by = {"timeout": "timer", "cpu": "timer", "memory": "rlimit", "import": "timer", "queue_timeout": "monitor"}
+        return by.get(outcome.what, "supervisor")
+    if outcome.status == "denied":
+        return "seccomp" if any(refusal.seen_by == "kernel" for refusal in outcome.refusals) else "landlock"
+    return "jail"
+
+
+def _named(function: object) -> str:
+    """A name that somebody else chose, fit for an event."""
+    text = function if isinstance(function, str) else type(function).__name__
+    return _short("".join(letter if letter.isprintable() else "?" for letter in text), 128) or "?"
+
+
+def _short(text: str, limit: int = 500) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

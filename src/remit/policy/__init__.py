@@ -1,0 +1,1 @@
+"""The decision point: pure functions over what was declared."""

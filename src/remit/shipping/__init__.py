@@ -1,0 +1,7 @@
+"""How a function gets into a jail: by reference (its module's own sources) or by value (a pickle, loaded only inside)."""
+
+from __future__ import annotations
+
+from remit.shipping.ship import Shipped, from_file, from_source, program, ship
+
+__all__ = ["Shipped", "from_file", "from_source", "program", "ship"]

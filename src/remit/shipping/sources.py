@@ -1,0 +1,179 @@
+"""Which of the project's modules a module really imports, and their text.
+
+A jail does not see the project's folder: an `.env` beside the code stays where it is. It gets the source of the module
+and of what that module imports, found by reading `import` statements; installed packages are read where they are.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+
+from remit.errors import PolicyError
+
+__all__ = ["is_project_module", "of_file", "of_module", "of_modules"]
+
+Sources = dict[str, tuple[str, str, bool]]
+
+_MOST_MODULES = 2_000
+_MOST_BYTES = 32 << 20
+
+
+def _installed_roots() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    roots = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    roots |= {entry for entry in sys.path if "site-packages" in entry or "dist-packages" in entry}
+    return tuple(os.path.realpath(root) + "/" for root in roots)
+
+
+def _is_project_file(file: str | None) -> bool:
+    if not file or not file.endswith(".py"):
+        return False
+    real = os.path.realpath(file)
+    return not any(real.startswith(root) for root in _installed_roots())
+
+
+def is_project_module(name: str) -> bool:
+    """Whether `name` is imported here and belongs to the project: neither the standard library, nor installed, nor remit."""
+    if name.partition(".")[0] in ("remit", "__main__"):
+        return False
+    module = sys.modules.get(name)
+    return module is not None and _is_project_file(getattr(module, "__file__", None))
+
+
+def of_module(name: str) -> Sources:
+    """The sources of the project's module `name`, imported here, and of all that it imports of the project.
+
+    Raises:
+        PolicyError: a source cannot be read, or there are too many.
+    """
+    return of_modules([name])
+
+
+def of_modules(names: list[str]) -> Sources:
+    """As `of_module`, for several."""
+    found: Sources = {}
+    _walk(names, found, _spec_here)
+    return found
+
+
+def of_file(path: str) -> tuple[str, Sources]:
+    """The module name and sources of a file that is not imported here: what it imports is looked for beside it.
+
+    Raises:
+        PolicyError: the file is not there or not Python.
+    """
+    real = os.path.realpath(path)
+    folder, base = os.path.split(real)
+    name = base.removesuffix(".py")
+    if not base.endswith(".py") or not name.isidentifier():
+        raise PolicyError(f"`{path}` is not a Python module", remedy="name a file that ends in `.py`")
+
+    def spec(wanted: str) -> ModuleSpec | None:
+        return _spec_beneath(wanted, folder)
+
+    found: Sources = {}
+    _walk([name], found, spec)
+    if name not in found:
+        raise PolicyError(f"`{path}` cannot be read", remedy="name a file that is there")
+    return name, found
+
+
+def _walk(names: list[str], found: Sources, find: Callable[[str], ModuleSpec | None]) -> None:
+    waiting = list(names)
+    seen: set[str] = set()
+    size = 0
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for parent in _parents(name):
+            if parent not in seen:
+                waiting.append(parent)
+        spec = find(name)
+        if spec is None:
+            continue
+        if spec.origin is None:  # a folder without __init__.py
+            found[name] = ("", "", True)
+            continue
+        try:
+            with open(spec.origin, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicyError(f"the source of `{name}` cannot be read: {error}", place=spec.origin) from None
+        package = spec.submodule_search_locations is not None
+        found[name] = (spec.origin, text, package)
+        size += len(text)
+        if len(found) > _MOST_MODULES or size > _MOST_BYTES:
+            raise PolicyError(
+                f"`{names[0]}` imports more than {_MOST_MODULES} modules of the project",
+                remedy="move the function to a module of its own",
+            )
+        waiting += list(_imports(text, name, spec.origin, package=package))
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _imports(text: str, name: str, file: str, *, package: bool) -> Iterator[str]:
+    """The names of all that `import` statements anywhere in the text may mean."""
+    try:
+        tree = ast.parse(text, file)
+    except (SyntaxError, ValueError):
+        return  # importing it will say so, in the jail
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = name.split(".") if package else name.split(".")[:-1]
+                above = parts[: len(parts) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            if base:
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def _spec_here(name: str) -> ModuleSpec | None:
+    """The spec of a project module that is imported here, or that lies beside its imported parent."""
+    if name.partition(".")[0] in ("remit", "__main__"):
+        return None
+    module = sys.modules.get(name)
+    if module is not None:
+        spec = module.__spec__
+        file = getattr(module, "__file__", None)
+        if spec is not None and file is None and spec.submodule_search_locations is not None:
+            first = next(iter(spec.submodule_search_locations), "")
+            return ModuleSpec(name, None, is_package=True) if _is_project_file(os.path.join(first, "x.py")) else None
+        if not _is_project_file(file):
+            return None
+        made = ModuleSpec(name, None, origin=file, is_package=hasattr(module, "__path__"))
+        return made
+    parent, _, _ = name.rpartition(".")
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    if parent and path is None:
+        return None
+    spec = PathFinder.find_spec(name, list(path) if path is not None else None)
+    return spec if spec is not None and _is_project_file(spec.origin) else None
+
+
+def _spec_beneath(name: str, folder: str) -> ModuleSpec | None:
+    """The spec of the module `name` beneath `folder`, found without importing anything. Never beyond the folder."""
+    if name.partition(".")[0] == "remit":
+        return None
+    place = os.path.join(folder, *name.split("."))
+    for file, package in ((os.path.join(place, "__init__.py"), True), (place + ".py", False)):
+        real = os.path.realpath(file)
+        if os.path.isfile(real) and real.startswith(folder.rstrip("/") + "/"):
+            return ModuleSpec(name, None, origin=file, is_package=package)
+    if os.path.isdir(place) and "." not in name and any(entry.endswith(".py") for entry in os.listdir(place)):
+        return ModuleSpec(name, None, is_package=True)
+    return None
