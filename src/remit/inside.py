@@ -52,7 +52,7 @@ class _InertModules:
         from types import ModuleType
 
         module = ModuleType(spec.name)
-        module.__getattr__ = lambda name: _attribute(name)  # type: ignore[method-assign]
+        module.__getattr__ = _attribute  # type: ignore[method-assign]
         return module
 
     def exec_module(self, module: ModuleType) -> None:

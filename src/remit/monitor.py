@@ -18,6 +18,7 @@ from remit.audit import Recorded, Trail
 from remit.errors import (
     AuditError,
     Denied,
+    FunctionRaised,
     LimitExceeded,
     RateLimited,
     RemitError,
@@ -29,13 +30,14 @@ from remit.jail.spec import Ending, JailSpec
 from remit.jail.supervisor import Supervisor, Template, Unfit, Unheld
 from remit.model.call import Admitted, Authorized, Intended, Outcome, Refused, ToolCall, Validated
 from remit.model.event import EventType, SecurityEvent
-from remit.model.limits import Constraints, Limits, RateLimit, Usage
 from remit.model.grants import GrantSet
+from remit.model.limits import Constraints, Limits, RateLimit, Usage
+from remit.model.permission import access
 from remit.model.principal import Principal, SecurityContext
 from remit.model.units import Unlimited
 from remit.monitoring import Emitter
 from remit.policy.compile import compile_spec
-from remit.policy.decide import AgentPolicy, RegisteredFunction, authorize, unknown_function
+from remit.policy.decide import AgentPolicy, RegisteredFunction, authorize, permit, unknown_function
 from remit.ratelimit import Demand, MemoryLimiter
 from remit.shipping import Shipped
 from remit.validation import FunctionSchema, Validator, digest
@@ -43,6 +45,7 @@ from remit.validation import FunctionSchema, Validator, digest
 __all__ = ["Function", "Holder", "Jails", "Monitor", "new_id"]
 
 _UNRECORDED: Final = ""
+_ACCEPT: Final = ', or Security(accept_without=["{}"])'
 _RUNS: Final = GrantSet.of(["basic_execution"])
 
 
@@ -138,8 +141,13 @@ class Monitor:
 
     # --- the pipeline
 
-    async def call(self, holder: Holder, call: ToolCall) -> Outcome:
+    async def call(self, holder: Holder, call: ToolCall, *, stdio: Sequence[int] | None = None) -> Outcome:
         """Take one call the whole way.
+
+        Args:
+            holder: whose function.
+            call: what is asked of it.
+            stdio: of a program: the descriptors that become its standard input, output and error.
 
         Returns:
             How it ended. What the function did is never an exception here.
@@ -161,7 +169,7 @@ class Monitor:
         except RemitError as error:
             await self._refuse(call, error, digest_of)
             raise
-        outcome = await self._execute(holder, known, intended, spec)  # (6)
+        outcome = await self._execute(holder, known, intended, spec, stdio)  # (6)
         outcome = self._inspect(outcome)  # (7) what came out is data of a stranger
         return await self._record_outcome(intended, outcome)  # (8)
 
@@ -204,6 +212,8 @@ class Monitor:
         grants = decision.grants
         if function.registered.agent.enforced and context.grants != function.registered.agent.grants:
             grants = grants.intersect(context.grants)  # a context that was narrowed on the way
+        if function.shipped.code.kind == "program":
+            _check_program(grants, validated.arguments["program"])
         return Authorized(validated, grants, decision.rule)
 
     def _compile(self, holder: Holder, function: Function, authorized: Authorized) -> JailSpec:
@@ -238,21 +248,41 @@ class Monitor:
         recorded = await self._record(event)
         return Intended(authorized, recorded.id if recorded else _UNRECORDED)
 
-    async def _execute(self, holder: Holder, function: Function, intended: Intended, spec: JailSpec) -> Outcome:
+    async def _execute(
+        self, holder: Holder, function: Function, intended: Intended, spec: JailSpec, stdio: Sequence[int] | None
+    ) -> Outcome:
         call = intended.authorized.validated.admitted.call
-        args, kwargs = function.schema.spread(intended.authorized.validated.arguments)
+        arguments = intended.authorized.validated.arguments
+        if function.shipped.code.kind == "program":
+            request = dict(arguments)
+        else:
+            args, kwargs = function.schema.spread(arguments)
+            request = {"args": args, "kwargs": kwargs}
         try:
-            ending = await self._run(holder, function, spec, {"args": args, "kwargs": kwargs})
+            ending = await self._run(holder, function, spec, request, stdio)
         except SandboxUnavailable as error:
             await self._refuse(call, error, intended.authorized.validated.digest)
             raise
         return replace(_outcome_of(call, ending), accepted=holder.accept_without)
 
-    async def _run(self, holder: Holder, function: Function, spec: JailSpec, request: Mapping[str, Any]) -> Ending:
+    async def _run(
+        self,
+        holder: Holder,
+        function: Function,
+        spec: JailSpec,
+        request: Mapping[str, Any],
+        stdio: Sequence[int] | None,
+    ) -> Ending:
         """Have one request run in a jail, and wait for its end; a cancelled wait kills it."""
         try:
             template = await self._template(spec)
-            pending = self._jails.start().submit(template, channel.pack(request), spec, slots=holder.slots)
+            pending = self._jails.start().submit(
+                template,
+                channel.pack(request),
+                spec,
+                slots=holder.slots,
+                stdio=None if stdio is None else list(stdio),
+            )
         except Unfit as error:
             return _unfit(error, function.name, function.shipped)
         queue = function.constraints.queue_timeout
@@ -285,7 +315,7 @@ class Monitor:
             raise SandboxUnavailable(
                 f"`{error.guarantee}` cannot be held on this machine: no {error.missing}",
                 guarantee=error.guarantee,
-                remedy=f"{error.remedy}, or Security(accept_without=[{error.guarantee!r}])",
+                remedy=error.remedy + (_ACCEPT.format(error.guarantee) if self._jails.running() is not None else ""),
             ) from None
         if not template.ready.done():
             await asyncio.shield(asyncio.wrap_future(template.ready))
@@ -364,8 +394,28 @@ class Monitor:
                 error.event_id = recorded.id if recorded else None
         self._tell("limit_exceeded" if limited else "violation", event)
 
-    async def describe(self, owner: str, shipped: Shipped) -> Mapping[str, Any]:
-        """Import a function in a jail that may do nothing, and return its signature as plain data of a stranger.
+    async def describe(
+        self,
+        owner: str,
+        shipped: Shipped,
+        *,
+        grants: GrantSet = _RUNS,
+        limits: Limits | None = None,
+        constraints: Constraints | None = None,
+        require: Sequence[str] = (),
+        accept_without: Sequence[str] = (),
+    ) -> Mapping[str, Any]:
+        """Import a function in a jail, and return its signature as plain data of a stranger.
+
+        Args:
+            owner: for whom.
+            shipped: the function.
+            grants: what the import may do; by default nothing but run. With these, `limits` and the guarantees those
+                of later calls, the calls are forked from the very same import.
+            limits: as of a call.
+            constraints: likewise.
+            require: likewise.
+            accept_without: likewise.
 
         Raises:
             RemitError: the import failed, or no jail could be made; recorded.
@@ -373,20 +423,45 @@ class Monitor:
         call = ToolCall(
             id=new_id(),
             function=shipped.code.attribute,
-            context=SecurityContext(chain=(Principal(owner),), grants=_RUNS, timestamp=0),
+            context=SecurityContext(chain=(Principal(owner),), grants=grants, timestamp=0),
         )
-        await self._record(self._event(call, EventType.IMPORTED, "allowed", resource=shipped.code.module))
-        spec = compile_spec(
-            owner=owner, code=shipped.code, grants=_RUNS, limits=Limits(), constraints=Constraints()
+        event = self._event(
+            call,
+            EventType.IMPORTED,
+            "allowed",
+            resource=shipped.code.module,
+            context={"grants": grants.as_text()},
         )
+        await self._record(event)
+        try:
+            spec = compile_spec(
+                owner=owner,
+                code=shipped.code,
+                grants=grants,
+                limits=limits or Limits(),
+                constraints=constraints or Constraints(),
+                require=require,
+                accept_without=accept_without,
+            )
+            described = await self._described(call, shipped, spec)
+        except FunctionRaised as error:
+            context = {"status": "raised", "what": _short(error.type_name)}
+            recorded = await self._record(self._event(call, EventType.OUTCOME, "allowed", context=context))
+            error.event_id = recorded.id if recorded else None
+            raise
+        except RemitError as error:
+            await self._refuse(call, error, "")
+            raise
+        return described
+
+    async def _described(self, call: ToolCall, shipped: Shipped, spec: JailSpec) -> Mapping[str, Any]:
         try:
             template = await self._template(spec)
-            ready = template.ready.result()
         except Unfit as error:
             outcome = _outcome_of(call, _unfit(error, shipped.code.attribute, shipped))
             failure = outcome.error()
             raise failure if failure is not None else SandboxUnavailable(str(error)) from None
-        described = ready.get("describe")
+        described = template.ready.result().get("describe")
         if not isinstance(described, dict):
             raise ValidationFailed("the jail did not describe the function", remedy="is it a plain function?")
         return described
@@ -406,6 +481,21 @@ class Monitor:
 
     def _tell(self, name: str, event: SecurityEvent) -> None:
         self._emitter.emit(name, event)
+
+
+def _check_program(grants: GrantSet, path: str) -> None:
+    """That the program at `path`, which is resolved, is granted: Landlock would refuse it too, and say less.
+
+    Raises:
+        Denied: no grant covers it, or a deny does.
+    """
+    try:
+        request = access("basic_execution", {"program": path})
+    except ValueError as error:
+        raise Denied(f"{_short(repr(path))} cannot be granted: {error}", rule="no grant", stage="authorize") from None
+    decision = permit(grants, request)
+    if not decision.allowed:
+        raise Denied(decision.reason, rule=decision.rule, remedy=decision.remedy, stage="authorize")
 
 
 def _outcome_of(call: ToolCall, ending: Ending) -> Outcome:
@@ -430,7 +520,7 @@ def _outcome_of(call: ToolCall, ending: Ending) -> Outcome:
             output_bytes=used.output_bytes,
         ),
         tier=ending.tier,
-            call_id=call.id,
+        call_id=call.id,
         function=call.function,
         principal=call.context.principal,
     )

@@ -124,7 +124,7 @@ class PolicyHandle:
     def on(self, name: str, listener: _L, *, once: bool = False) -> _L: ...
     def on(self, name: str, listener: _L | None = None, *, once: bool = False) -> _L | Callable[[_L], _L]:
         """Call `listener` with each event called `name`, such as `violation`; also a decorator."""
-        return self._runtime.on(name, listener, once=once)  # type: ignore[no-any-return, call-overload]
+        return self._runtime.on(name, listener, once=once)  # type: ignore[no-any-return]
 
     def off(self, name: str, listener: Callable[..., Any] | None = None) -> int:
         """Stop calling `listener`, or all of `name`; returns how many were taken off."""
@@ -228,14 +228,26 @@ class Runtime:
         """
         return self._jails.start()
 
-    async def describe(self, owner: str, shipped: Shipped) -> Mapping[str, Any]:
+    def end_jails(self) -> None:
+        """End every jail now: calls in flight end as `killed`, which is recorded, and no call can be made any more.
+
+        Blocks until the zygote is gone. For whoever ends the process on a signal: `shutdown` comes after.
+        """
+        self._jails.close()
+
+    async def describe(self, owner: str, shipped: Shipped, **options: Any) -> Mapping[str, Any]:
         """Import a function in a jail and return its name, docstring and parameters, as plain data of a stranger.
+
+        Args:
+            owner: for whom.
+            shipped: the function.
+            options: `grants`, `limits`, `constraints`, `require`, `accept_without` of the import, as `Monitor.describe`.
 
         Raises:
             Denied, FunctionRaised, LimitExceeded: its import failed.
             SandboxUnavailable: no jail could be made.
         """
-        return await self.monitor.describe(owner, shipped)
+        return await self.monitor.describe(owner, shipped, **options)
 
     # --- who
 
@@ -266,9 +278,7 @@ class Runtime:
         if above is None or above.chain[-1] == me:
             chain = (me,) if above is None else above.chain
             grants = policy.grants if above is None else above.grants
-            return SecurityContext(
-                chain=chain, grants=grants, timestamp=time.time_ns() // 1_000_000, labels=labels
-            )
+            return SecurityContext(chain=chain, grants=grants, timestamp=time.time_ns() // 1_000_000, labels=labels)
         return above.acting(me, policy.grants)
 
     # --- events

@@ -120,7 +120,7 @@ class ConversableAgent:
     @overload
     def function(self, wrapped: Callable[..., Any], /) -> JailedFunction: ...
     @overload
-    def function(self, **options: Any) -> Callable[[Callable[..., Any]], JailedFunction]: ...
+    def function(self, wrapped: None = None, /, **options: Any) -> Callable[[Callable[..., Any]], JailedFunction]: ...
     def function(self, wrapped: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """`@agent.function` or `@agent.function(permissions=[...])`: register the decorated function."""
         if wrapped is not None:
@@ -212,7 +212,9 @@ class ConversableAgent:
             runtime.emitter.emit("limit_exceeded" if error.stage == "rate" else "violation", event)
             raise
 
-    def _message_event(self, context: SecurityContext, receiver: str, result: Any, more: Mapping[str, Any]) -> SecurityEvent:
+    def _message_event(
+        self, context: SecurityContext, receiver: str, result: Any, more: Mapping[str, Any]
+    ) -> SecurityEvent:
         return SecurityEvent(
             type=EventType.MESSAGE,
             principal=context.principal,

@@ -20,15 +20,21 @@ from remit.model.permission import Grant, Permission
 from remit.model.security import Security, words
 from remit.model.units import AnyDuration, Unlimited, milliseconds_of
 from remit.monitor import Function, Holder, new_id
-from remit.policy.decide import FunctionPolicy, check_registration
+from remit.policy.decide import FunctionPolicy, RegisteredFunction, check_registration
 from remit.policy.paths import resolve_all, resolve_deny
 from remit.runtime import Runtime, active_runtime, environment
-from remit.shipping import Shipped, ship
-from remit.validation import FunctionSchema
+from remit.shipping import Shipped, program, ship
+from remit.validation import FunctionSchema, Parameter
 
 __all__ = ["Declared", "Holding"]
 
 _REGISTERS = Grant(Permission.FUNCTION_REGISTRATION)
+_PROGRAM = (  # what `jail.guest.execute` reads
+    Parameter("program", "keyword_only", required=True, annotation=str),
+    Parameter("argv", "keyword_only", required=True, annotation=list[str]),
+    Parameter("cwd", "keyword_only", required=True, annotation=str),
+    Parameter("environment", "keyword_only", required=True, annotation=dict[str, str]),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +171,48 @@ class Holding:
                 context={
                     "grants": made.registered.grants.as_text(),
                     "how": shipped.how,
+                    **_unlimited(made),
                     "takes": dict(list(shipped.takes.items())[:100]),
                 },
                 timestamp=time.time_ns() // 1_000_000,
             )
         )
         return made
+
+    def add_program(self, path: str, permissions: Sequence[str]) -> Function:
+        """Register a program under its path. Its time is bounded only where somebody says so: it may be a server.
+
+        Args:
+            path: absolute and resolved.
+            permissions: grants, `basic_execution:PATH` among them.
+
+        Raises:
+            PolicyError: as `add`.
+        """
+        declared = Declared(name=path, permissions=words(permissions, where=f"{path}.permissions"))
+        return self.add_shipped(declared, FunctionSchema(path, _PROGRAM), program())
+
+    async def describe(self, declared: Declared, shipped: Shipped) -> Mapping[str, Any]:
+        """Import a function that is not imported here in a jail that may do what it is declared to need.
+
+        Returns:
+            Its name, docstring and parameters, as plain data of a stranger; `FunctionSchema.from_description` reads it.
+
+        Raises:
+            PolicyError: as `add`.
+            RemitError: the import failed, or no jail could be made; recorded.
+        """
+        runtime = self.runtime()
+        registered, limits, constraints = self._settled(declared, None)
+        return await runtime.describe(
+            self.name,
+            shipped,
+            grants=registered.grants,
+            limits=limits,
+            constraints=constraints,
+            require=self.settings.require,
+            accept_without=self.settings.accept_without,
+        )
 
     def _may_register(self, declared: Declared) -> GrantSet | None:
         """While an agent acts, adding a function needs the permission; what it adds is at most what the agent holds."""
@@ -196,6 +238,26 @@ class Holding:
         raise Denied(reason, rule="no grant", remedy="grant `function_registration`", stage="authorize")
 
     def _put(self, declared: Declared, schema: FunctionSchema, shipped: Shipped, ceiling: GrantSet | None) -> Function:
+        registered, limits, constraints = self._settled(declared, ceiling)
+        if shipped.code.kind == "program":
+            if "cpu" not in limits.given:
+                limits = limits.replace(cpu="unlimited")
+            if "timeout" not in constraints.given:
+                constraints = constraints.replace(timeout="unlimited")
+        made = Function(
+            name=declared.name,
+            description=declared.description,
+            registered=registered,
+            schema=schema,
+            shipped=shipped,
+            limits=limits,
+            constraints=constraints,
+        )
+        self.holder.functions[declared.name] = made
+        return made
+
+    def _settled(self, declared: Declared, ceiling: GrantSet | None) -> tuple[RegisteredFunction, Limits, Constraints]:
+        """What a function may do and use, beneath its agent and whoever registers it."""
         policy = self.settings.policy
         place = f"{self.name}.{declared.name}"
         permissions = None if declared.permissions is None else self._grants(declared.permissions, place, policy.grants)
@@ -214,17 +276,7 @@ class Holding:
         if declared.timeout is not None:
             own = Constraints(timeout=f"{declared.timeout}ms")
             constraints = constraints.narrow(constraints.replace(timeout=f"{own.timeout}ms"))
-        made = Function(
-            name=declared.name,
-            description=declared.description,
-            registered=registered,
-            schema=schema,
-            shipped=shipped,
-            limits=limits,
-            constraints=constraints,
-        )
-        self.holder.functions[declared.name] = made
-        return made
+        return registered, limits, constraints
 
     def _parsed(self, texts: Sequence[str], place: str) -> tuple[Grant, ...]:
         found = []
@@ -244,7 +296,13 @@ class Holding:
     # --- calls
 
     async def outcome(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, timeout: AnyDuration | None = None
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        timeout: AnyDuration | None = None,
+        stdio: Sequence[int] | None = None,
     ) -> Outcome:
         """Call a function through the monitor; see `Monitor.call`."""
         runtime = self.runtime()
@@ -262,12 +320,19 @@ class Holding:
             timeout=None if isinstance(length, Unlimited) else length,
         )
         with acting_as(context):
-            return await runtime.monitor.call(self.holder, call)
+            return await runtime.monitor.call(self.holder, call, stdio=stdio)
 
     async def record_pending(self, runtime: Runtime) -> None:
         """Bring registrations that were made before there was a runtime to the trail."""
         while self._unrecorded:
             await runtime.monitor.record(self._unrecorded.pop(0))
+
+
+def _unlimited(function: Function) -> dict[str, list[str]]:
+    """What is not bounded, for the trail."""
+    bounds = (*function.limits.items(), ("timeout", function.constraints.timeout))
+    found = sorted(name for name, bound in bounds if isinstance(bound, Unlimited))
+    return {"unlimited": found} if found else {}
 
 
 def _is_tool_name(text: str) -> bool:

@@ -49,13 +49,15 @@ def template(plan: Plan, parent: int, hand_over: Callable[[int], None]) -> None:
 
 def call(plan: Plan, parent: int, tail: bytes, sibling_layer: int, descriptors: list[int]) -> None:
     """Put the last walls on a call: its own domain, its own filter, and nothing open but 0, 1, 2 and its channel."""
-    _die_with(parent)
+    if tail:  # else a pid namespace ends with the zygote, and the long filter has closed what the tail would
+        _die_with(parent)
     if sibling_layer >= 0:
         system.landlock_restrict(sibling_layer)
     if plan["call_userns"]:
         system.drop_capabilities()  # a new user namespace came with all of them
     _keep_only(descriptors)
-    system.seccomp_filter(tail.replace(_PID_PLACE, os.getpid().to_bytes(4, "little")))
+    if tail:
+        system.seccomp_filter(tail.replace(_PID_PLACE, os.getpid().to_bytes(4, "little")))
 
 
 def _die_with(parent: int) -> None:

@@ -1,7 +1,7 @@
 """The supervisor's side of seccomp user notification: hear a refused call, say what it was, refuse it.
 
-See seccomp_unotify(2). Nothing is ever allowed here, so nothing that the jail can change while it is read matters:
-what is read from its memory is only a word in an event.
+See seccomp_unotify(2). What is read from the jail's memory is only a word in an event, so it does not matter that the
+jail can change it. The one call that is let go on is the clone by which a template forks: its flags are in a register.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from remit.jail import _uapi
 
-__all__ = ["Notice", "answer", "receive"]
+__all__ = ["Notice", "let_go_on", "names_of", "receive", "refuse"]
 
 _NOTICE = struct.Struct("=QIIiIQ6Q")
 _ANSWER = struct.Struct("=QqiI")
@@ -27,13 +27,20 @@ _LOOK_LIKE_NO_PERMISSION = frozenset({"socket", "connect", "bind", "listen", "se
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A refused system call: the kernel's id for it, the thread, its thread group, the name, on what."""
+    """A system call that waits for an answer: the kernel's id for it, the thread, the name, its arguments."""
 
     id: int
     tid: int
-    group: tuple[int, ...]
     what: str
-    resource: str
+    arguments: tuple[int, ...]
+
+    def group(self) -> tuple[int, ...]:
+        """The thread group's pid as seen from here and inwards, one per pid namespace (proc_pid_status(5))."""
+        return _group(self.tid)
+
+    def resource(self) -> str:
+        """What it was tried upon, as far as its arguments tell."""
+        return _resource(self.tid, self.what, self.arguments)
 
 
 def receive(listener: int, names: dict[int, str]) -> Notice | None:
@@ -47,14 +54,23 @@ def receive(listener: int, names: dict[int, str]) -> Notice | None:
         raise
     number, tid, _, call, _, _, *arguments = _NOTICE.unpack(buffer)
     name = names.get(call, f"syscall {call}")
-    return Notice(number, tid, _group(tid), name, _resource(tid, name, arguments))
+    return Notice(number, tid, name, tuple(arguments))
 
 
-def answer(listener: int, notice: Notice) -> None:
+def refuse(listener: int, notice: Notice) -> None:
     """Refuse the call. A caller that died meanwhile needs no answer."""
     refusal = errno.EACCES if notice.what in _LOOK_LIKE_NO_PERMISSION else errno.EPERM
+    _answer(listener, _ANSWER.pack(notice.id, 0, -refusal, 0))
+
+
+def let_go_on(listener: int, notice: Notice) -> None:
+    """Have the kernel run the call. Only safe where all that matters is in registers, as clone's flags are."""
+    _answer(listener, _ANSWER.pack(notice.id, 0, 0, _uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE))
+
+
+def _answer(listener: int, answer: bytes) -> None:
     try:
-        fcntl.ioctl(listener, _SEND, _ANSWER.pack(notice.id, 0, -refusal, 0))
+        fcntl.ioctl(listener, _SEND, answer)
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
@@ -72,7 +88,7 @@ def _group(tid: int) -> tuple[int, ...]:
     return ()
 
 
-def _resource(tid: int, name: str, arguments: list[int]) -> str:
+def _resource(tid: int, name: str, arguments: tuple[int, ...]) -> str:
     if name == "socket":
         family, kind = arguments[0] & 0xFFFFFFFF, arguments[1] & 0xF
         return f"{_FAMILIES.get(family, family)} {_KINDS.get(kind, kind)}"

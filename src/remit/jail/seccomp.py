@@ -155,7 +155,9 @@ _IOCTL_ALLOWED = (
 )
 
 
-def template_rules(*, programs: bool, processes: bool, threads: bool, own_mounts: bool, child_flags: int) -> Rules:
+def template_rules(
+    *, programs: bool, processes: bool, threads: bool, own_mounts: bool, child_flags: int, lean: bool = False
+) -> Rules:
     """Return the rules of the long filter, which a template carries before it imports anything.
 
     Args:
@@ -164,6 +166,8 @@ def template_rules(*, programs: bool, processes: bool, threads: bool, own_mounts
         threads: whether the call may start threads.
         own_mounts: whether every mount outside the write grants is read-only, so that chmod and the like may run.
         child_flags: the exact clone flags by which the template forks a call.
+        lean: calls add no filter of their own, so this one closes what the tail would; the supervisor lets the
+            template's own clone go on, and nobody else's.
     """
     rules: dict[str, int | tuple[Clause, ...]] = dict.fromkeys(_ALLOWED, ALLOW)
     rules.update(dict.fromkeys(_NOTIFIED, NOTIFY))
@@ -171,7 +175,7 @@ def template_rules(*, programs: bool, processes: bool, threads: bool, own_mounts
     if own_mounts:
         rules.update(dict.fromkeys(_ATTRIBUTES, ALLOW))
     refused, allowed = Clause(deny()), Clause(ALLOW)
-    clauses = [Clause(ALLOW, (Test(0, child_flags),))]
+    clauses = [Clause(NOTIFY if lean else ALLOW, (Test(0, child_flags),))]
     thread = (Test(0, _THREAD, mask=_THREAD), Test(0, 0, mask=_NAMESPACES))
     clauses.append(Clause(ALLOW if threads else deny(errno.EAGAIN), thread))
     if processes:
@@ -198,7 +202,7 @@ def template_rules(*, programs: bool, processes: bool, threads: bool, own_mounts
     rules["sendmsg"] = (*message, allowed)
     rules["prctl"] = (
         *(Clause(ALLOW, (Test(0, option),)) for option in _PRCTL_ALLOWED),
-        Clause(ALLOW, (Test(0, _uapi.PR_SET_PDEATHSIG),)),  # the tail filter takes it away
+        Clause(deny() if lean else ALLOW, (Test(0, _uapi.PR_SET_PDEATHSIG),)),  # the tail filter takes it away
         refused,
     )
     rules["fcntl"] = (*(Clause(ALLOW, (Test(1, command),)) for command in _FCNTL_ALLOWED), refused)
@@ -208,7 +212,8 @@ def template_rules(*, programs: bool, processes: bool, threads: bool, own_mounts
     )
     rules["personality"] = (Clause(ALLOW, (Test(0, 0xFFFFFFFF),)), refused)
     # Signals, limits and one more filter stay open for the template; the tail filter closes them for the call.
-    rules.update(dict.fromkeys(("kill", "tgkill", "landlock_restrict_self", "seccomp"), ALLOW))
+    rules.update(dict.fromkeys(("kill", "tgkill", "landlock_restrict_self"), ALLOW))
+    rules["seccomp"] = deny() if lean else ALLOW
     if processes:  # a pid namespace of its own keeps everybody else out of sight
         rules.update(dict.fromkeys(("tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"), ALLOW))
     # The zygote sets every limit from outside; inside they can only be read, and only one's own.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -35,6 +36,10 @@ _REFUSALS = 100
 _OVERHEAD = 256 * 1024  # of a result frame: the JSON around the value, or an exception's text
 _LINGER = 0.25  # seconds that an answered call has to end by itself
 _TICK = 1.0
+_ANCILLARY = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 16) if hasattr(socket, "CMSG_SPACE") else 0
+_TICK_SECONDS = 0.01  # USER_HZ is 100 on both machines (proc_pid_stat(5))
+_NSTGID = re.compile(rb"^NStgid:\s*(.*)$", re.M)
+_HWM = re.compile(rb"^VmHWM:\s*(\d+) kB$", re.M)
 
 
 class Unheld(Exception):
@@ -49,7 +54,9 @@ class Unfit(Exception):
     """The template could not be made: its import failed, or the zygote ended. `error` is what it said."""
 
     def __init__(self, error: Mapping[str, Any]) -> None:
-        super().__init__(str(error.get("wall") or error.get("unfit") or error.get("gone") or error.get("message") or error))
+        super().__init__(
+            str(error.get("wall") or error.get("unfit") or error.get("gone") or error.get("message") or error)
+        )
         self.error = error
 
 
@@ -60,6 +67,9 @@ class Template:
         self.number = number
         self.spec = spec
         self.ready: Future[Mapping[str, Any]] = Future()
+        self.pid = 0  # as the zygote sees it
+        self.tid = 0  # as this process sees it, once that has been found out
+        self.call_flags = 0
         self.warm: deque[_Jail] = deque()
         self.waiting: deque[Call] = deque()
         self.demand = Demand()
@@ -72,12 +82,16 @@ class Template:
 class _Jail:
     """A locked-down process that waits for its request, or has had it."""
 
-    def __init__(self, number: int, pid: int, sock: socket.socket | None, output: list[int], template: Template) -> None:
+    def __init__(
+        self, number: int, pid: int, sock: socket.socket, output: list[int], template: Template, base: int
+    ) -> None:
         self.number = number
         self.pid = pid
-        self.sock = sock
+        self.sock: socket.socket | None = sock
         self.output = output
         self.template = template
+        self.base = base  # resident bytes that it has from its template
+        self.sender = 0  # its pid as this process sees it, told by the kernel with what it sends
         self.call: Call | None = None
 
 
@@ -264,6 +278,7 @@ class Supervisor:
             with open(file, "wb", closefd=False) as stream:
                 stream.write(json.dumps(made).encode())
             os.lseek(file, 0, os.SEEK_SET)
+            template.call_flags = made["call_flags"]
             self._send({"op": "template", "t": template.number}, [file])
         finally:
             os.close(file)
@@ -459,7 +474,8 @@ class Supervisor:
             elif operation == "exit":
                 self._ended(message)
             elif operation == "listener":
-                self._listeners[descriptors[0]] = self._by_number[message["t"]]
+                template = self._listeners[descriptors[0]] = self._by_number[message["t"]]
+                template.pid = message["pid"]
                 self._epoll.register(descriptors[0], select.EPOLLIN)
             elif operation == "ready":
                 template = self._by_number[message["t"]]
@@ -496,7 +512,8 @@ class Supervisor:
         template = self._by_number[message["t"]]
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
-        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template, message["base"])
         self._jails[jail.number] = self._by_pid[jail.pid] = self._by_sock[sock.fileno()] = jail
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         call = self._spawned.pop(jail.number, None)
@@ -518,11 +535,12 @@ class Supervisor:
             if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 return
             try:
-                data = jail.sock.recv(1 << 18)
+                data, ancillary, _, _ = jail.sock.recvmsg(1 << 18, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, ancillary = b"", []
+            sender = _sender(ancillary)
             if not data:
                 self._hush(jail)
                 if call is not None and call.stdio is None and call.frame is None and not call.broken:
@@ -534,6 +552,9 @@ class Supervisor:
                 self._hush(jail)
                 return
             try:
+                if sender <= 0 or jail.sender not in (0, sender):
+                    raise channel.ProtocolError("another process spoke, or descriptors came")
+                jail.sender = sender
                 frame = call.reader.feed(data)
             except channel.ProtocolError as error:
                 call.broken = str(error)
@@ -543,9 +564,21 @@ class Supervisor:
                 if frame is not None:
                     call.frame = frame
                     call.answered = time.monotonic_ns()
+                    self._answered(jail, call)
                 return
             self._hush(jail)
             self._send({"op": "kill", "c": jail.number, "why": "channel"})
+
+    def _answered(self, jail: _Jail, call: Call) -> None:
+        """Settle a call that has answered in time, and end its process: it waits, and what it used can be read.
+
+        To wait until the process is gone would double the time of a short call. Its slot is given back when it is.
+        """
+        if not call.killed and not (call.deadline and call.answered > call.deadline):
+            used = _used(jail, 1 if self.features.namespaces else 0)
+            if used is not None:
+                self._settle(call, self._ending(jail, call, used))
+        self._send({"op": "kill", "c": jail.number, "why": "answered"})
 
     def _hush(self, jail: _Jail) -> None:
         """Hear no more of a jail."""
@@ -575,12 +608,16 @@ class Supervisor:
             return
         if notice is None:
             return
-        notify.answer(listener, notice)
+        if notice.what == "clone" and self._is_template(template, notice):
+            notify.let_go_on(listener, notice)
+            return
+        resource, group = notice.resource(), notice.group()
+        notify.refuse(listener, notice)
         depth = 1 if self.features.namespaces else 0
         with self._lock:
-            jail = self._by_pid.get(notice.group[depth]) if len(notice.group) > depth else None
+            jail = self._by_pid.get(group[depth]) if len(group) > depth else None
             call = jail.call if jail is not None else None
-            refusal = Refusal(jail.number if jail else None, notice.what, notice.resource, "kernel")
+            refusal = Refusal(jail.number if jail else None, notice.what, resource, "kernel")
             if call is None:
                 known = template.refused
                 if len(known) < _REFUSALS:
@@ -592,6 +629,18 @@ class Supervisor:
                     self._send({"op": "kill", "c": jail.number, "why": "refusals"})
         if self._on_refusal is not None and len(known) <= _REFUSALS:
             self._on_refusal(template.spec.owner, refusal)
+
+    def _is_template(self, template: Template, notice: notify.Notice) -> bool:
+        """Whether a clone is the template's own, with the flags by which it forks calls."""
+        if template.gone or notice.arguments[0] != template.call_flags:
+            return False
+        if not template.tid:
+            group = notice.group()
+            depth = 1 if self.features.namespaces else 0
+            if len(group) <= depth or group[depth] != template.pid or group[0] != notice.tid:
+                return False
+            template.tid = notice.tid
+        return notice.tid == template.tid
 
     # --- endings
 
@@ -611,7 +660,7 @@ class Supervisor:
             return
         if call.frame is None and jail.sock is not None:
             self._drain(jail, call)
-        ending = self._ending(jail, call, message)
+        ending = None if call.future.done() else self._ending(jail, call, message)
         self._let_go(jail)
         jail.template.live -= 1
         self._finish(call, ending)
@@ -623,19 +672,24 @@ class Supervisor:
             return
         with contextlib.suppress(OSError, channel.ProtocolError, OverflowError):
             while call.frame is None:
-                data = sock.recv(1 << 18)
-                if not data:
+                data, ancillary, _, _ = sock.recvmsg(1 << 18, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+                sender = _sender(ancillary)
+                if not data or sender <= 0 or jail.sender not in (0, sender):
                     return
+                jail.sender = sender
                 call.frame = call.reader.feed(data)
         if call.frame is not None:
             call.answered = time.monotonic_ns()
 
-    def _finish(self, call: Call, ending: Ending) -> None:
+    def _finish(self, call: Call, ending: Ending | None) -> None:
         for waiting in self._slots.give_back(call.spec.owner, call.spec.memory):
             self._begin(waiting)
-        self._settle(call, ending)
+        if ending is not None:
+            self._settle(call, ending)
 
     def _settle(self, call: Call, ending: Ending) -> None:
+        if call.future.done():
+            return
         if not call.started.done():
             call.started.set_result(None)
         if call.future.set_running_or_notify_cancel():
@@ -720,9 +774,51 @@ def _said(call: Call, common: dict[str, Any]) -> Ending:
         if shown["needs"]:
             refusal = Refusal(None, shown["needs"], "", "guest")
             common["refusals"] = (*common["refusals"], refusal)
-            return Ending("denied", what=shown["needs"], message=shown["message"], traceback=shown["traceback"], **common)
+            return Ending(
+                "denied", what=shown["needs"], message=shown["message"], traceback=shown["traceback"], **common
+            )
         return Ending("raised", what=shown["type"], message=shown["message"], traceback=shown["traceback"], **common)
     return Ending("crashed", what="channel: not an answer", **common)
+
+
+def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Return who sent, as the kernel says; -1 when descriptors came along, which are closed."""
+    pid = 0
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            for at in range(0, len(content) - 3, 4):
+                os.close(int.from_bytes(content[at : at + 4], sys.byteorder))
+            return -1
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            pid = int.from_bytes(content[:4], sys.byteorder)
+    return pid
+
+
+def _used(jail: _Jail, depth: int) -> dict[str, Any] | None:
+    """Return what a call that waits has used so far, in the form of an exit; None when it is not there to be read.
+
+    The processor time is exact; of it the kernel tells what was spent in the system in ticks of 10 ms.
+    """
+    try:
+        total = time.clock_gettime((~jail.sender << 3) | 2)
+        with open(f"/proc/{jail.sender}/status", "rb", buffering=0) as file:
+            status = file.read(8192)
+        group, peak = _NSTGID.search(status), _HWM.search(status)
+        if group is None or peak is None or int(group[1].split()[depth]) != jail.pid:
+            return None
+        system = 0.0
+        if total > _TICK_SECONDS:
+            with open(f"/proc/{jail.sender}/stat", "rb", buffering=0) as file:
+                system = min(total, int(file.read(1024).rsplit(b")", 1)[1].split()[12]) * _TICK_SECONDS)
+    except (OSError, IndexError, ValueError):
+        return None
+    return {
+        "why": "",
+        "status": 0,
+        "user": total - system,
+        "system": system,
+        "peak": max(0, int(peak[1]) * 1024 - jail.base),
+    }
 
 
 def _number(value: object) -> int | None:

@@ -46,6 +46,7 @@ _DATAGRAM = 1 << 17
 _MILLISECOND = 1_000_000
 _THREAD_STACK = 1 << 20
 _CPU_STEP = 2 * _MILLISECOND
+_REFILL_DELAY = 2 * _MILLISECOND
 
 
 def _send(sock: _socket.socket, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
@@ -101,7 +102,9 @@ class _Child:
 class Zygote:
     """The loop. One thread, no waiting but in epoll."""
 
-    def __init__(self, control: _socket.socket, host: int, features: dict[str, Any], bootstrap: ModuleType | None) -> None:
+    def __init__(
+        self, control: _socket.socket, host: int, features: dict[str, Any], bootstrap: ModuleType | None
+    ) -> None:
         self.control = control
         self.features = features
         self.bootstrap = bootstrap
@@ -153,6 +156,11 @@ class Zygote:
             _, number, kind = heappop(self.timers)
             if kind == "import":
                 self._import_time(number)
+                continue
+            if kind == "fill":
+                template = self.templates.get(number)
+                if template is not None:
+                    self._fill(template)
                 continue
             child = self.children.get(number)
             if child is None or child.why:
@@ -235,7 +243,8 @@ class Zygote:
         if child.warm:
             child.warm = False
             child.template.warm -= 1
-            self._fill(child.template)
+            # Not now: the call that has just begun wants the processor more than the next one does.
+            heappush(self.timers, (time.monotonic_ns() + _REFILL_DELAY, child.template.number, "fill"))
 
     def _end(self) -> None:
         for thing in list(self.by_pid.values()):
@@ -337,7 +346,7 @@ class Zygote:
         if message is None:
             self._lose(template, "ended")
         elif "listener" in message and not template.ready:
-            _send(self.control, {"op": "listener", "t": template.number}, descriptors)
+            _send(self.control, {"op": "listener", "t": template.number, "pid": template.pid}, descriptors)
         elif "error" in message:
             _send(self.control, {"op": "failed", "t": template.number, "error": message["error"]})
             self._lose(template, "failed")
@@ -406,7 +415,7 @@ class Zygote:
             return
         try:
             status = _status(pid)
-            filters = template.filters + 1
+            filters = template.filters + bool(template.plan["tail"])
             fit = (
                 int(status["PPid"]) == self.pid
                 and not self._walls(template, status)
@@ -427,7 +436,7 @@ class Zygote:
         child.base = int(status["VmHWM"].split()[0]) * 1024
         self.by_pid[pid] = child
         sock.setsockopt(SOL_SOCKET, SO_PASSCRED, 0)
-        message = {"op": "child", "t": template.number, "c": child.number, "pid": pid}
+        message = {"op": "child", "t": template.number, "c": child.number, "pid": pid, "base": child.base}
         _send(self.control, message, [sock.fileno(), *child.output])
         self._quiet(child)
         for descriptor in child.output:

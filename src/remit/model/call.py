@@ -148,13 +148,13 @@ class Outcome:
 
     def error(self) -> RemitError | None:
         """The error that this outcome is, or None if the function returned."""
-        name, common = f"`{self.function}`", {"event_id": self.event_id}
+        name, event_id = f"`{self.function}`", self.event_id
         if self.status == "returned":
             return None
         if self.status == "raised":
             text = f"{name} raised {self.what}" + (f": {self.message}" if self.message else "")
             return FunctionRaised(
-                text, type_name=self.what, message=self.message, traceback=self.traceback, event_id=self.event_id
+                text, type_name=self.what, message=self.message, traceback=self.traceback, event_id=event_id
             )
         if self.status == "limit":
             return self._limit(name)
@@ -162,10 +162,10 @@ class Outcome:
             needs = self.what if ":" in self.what or self.what.startswith("limit ") else ""
             reason = f"{name} was refused" + (f": {self.message}" if self.message else f": {self.what}")
             remedy = f"needs {needs}" if needs else ""
-            return Denied(reason, rule="no grant", remedy=remedy, stage="execute", **common)
+            return Denied(reason, rule="no grant", remedy=remedy, stage="execute", event_id=event_id)
         if self.status == "killed":
-            return Killed(f"{name} was killed: {self.what}", stage="execute", **common)
-        return Crashed(f"{name} crashed: {self.what}", signal=self.what, **common)
+            return Killed(f"{name} was killed: {self.what}", stage="execute", event_id=event_id)
+        return Crashed(f"{name} crashed: {self.what}", signal=self.what, event_id=event_id)
 
     def _limit(self, name: str) -> LimitExceeded:
         kind = {"timeout": TimeLimit, "cpu": TimeLimit, "memory": MemoryLimit}.get(self.what, LimitExceeded)

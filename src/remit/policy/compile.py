@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Iterable, Sequence
 
 from remit.errors import SandboxUnavailable
@@ -68,6 +69,8 @@ def compile_spec(
     roots = interpreter.system_roots() if program else interpreter.python_roots()
     if execute:
         roots = tuple(dict.fromkeys([*roots, *_program_roots()]))
+        if os.path.realpath(sys.executable) in execute:  # a Python that is not the system's keeps its library elsewhere
+            roots = tuple(dict.fromkeys([*roots, *interpreter.python_roots()]))
     environment = [("TMPDIR", "/tmp")] if tmp else []  # noqa: S108 - the private scratch is there
     return JailSpec(
         owner=owner,
@@ -117,7 +120,8 @@ def _files(grants: GrantSet) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
 
 def _subtracted(grants: GrantSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What denies take out of granted folders: paths that are not to be seen, and paths that are not to be changed."""
-    hide, freeze = [], []
+    hide: list[str] = []
+    freeze: list[str] = []
     for deny in grants.denied:
         scope = deny.scope
         if not isinstance(scope, FileScope) or scope.path is None:

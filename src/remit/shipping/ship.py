@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import io
@@ -11,17 +12,17 @@ import sys
 from binascii import b2a_base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import FunctionType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 
 from remit.errors import PolicyError
 from remit.jail.spec import Code
 from remit.shipping import sources
-from remit.shipping.capture import captured
+from remit.shipping.capture import Customs, captured, plain
 
-__all__ = ["How", "Shipped", "from_file", "from_source", "program", "ship"]
+__all__ = ["How", "Shipped", "from_file", "from_source", "plain", "program", "ship"]
 
 How = Literal["auto", "reference", "value"]
 
@@ -50,7 +51,15 @@ def ship(function: Callable[..., Any], how: How = "auto", *, environment: Mappin
         PolicyError: it cannot be shipped, with the reason and the mend.
     """
     function = plain(function)
-    place = getattr(function, "__qualname__", repr(type(function).__name__))
+    place = getattr(function, "__qualname__", type(function).__name__)
+    if not callable(function):
+        raise PolicyError(f"a `{place}` cannot be called", place=place, remedy="give a function")
+    if isinstance(function, MethodType) and not isinstance(function.__self__, (type, ModuleType)):
+        raise PolicyError(
+            f"`{place}` is a method, and its `self` lives here, not in a jail",
+            place=place,
+            remedy="write a function that takes what it needs as arguments",
+        )
     found = _by_name(function)
     if how == "reference" and not found:
         raise PolicyError(
@@ -85,13 +94,6 @@ def program() -> Shipped:
     return Shipped(Code("program"), "program")
 
 
-def plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function beneath remit's own decorators."""
-    while getattr(function, "__remit__", None) is not None and hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
-
-
 def _by_name(function: Callable[..., Any]) -> tuple[str, str] | None:
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if not module or module == "__main__" or "<" in name or module not in sys.modules:
@@ -113,24 +115,41 @@ def _preload(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles functions that remit has wrapped as the plain ones."""
+    """Pickles functions that remit has wrapped as the plain ones, and asks about every object that it writes."""
+
+    def __init__(self, file: io.BytesIO, customs: Customs) -> None:
+        super().__init__(file)
+        self._customs = customs
+        self.imports: set[str] = set()
+
+    def persistent_id(self, obj: Any) -> None:
+        if plain(obj) is not obj:  # remit's own wrapper is not what travels
+            return
+        self._customs.check(f"something that it takes along (a `{type(obj).__name__}`)", obj)
+        if isinstance(obj, CodeType):
+            self.imports.update(_imported(obj))
 
     def reducer_override(self, obj: Any) -> Any:
-        inner = plain(obj) if isinstance(obj, FunctionType) or hasattr(obj, "__remit__") else obj
+        inner = plain(obj)
         if inner is not obj:
             return operator.getitem, ((inner,), 0)
         return super().reducer_override(obj)
 
 
+def _imported(code: CodeType) -> set[str]:
+    """The names of the modules that `import` statements in a function's body name."""
+    return {str(step.argval) for step in dis.get_instructions(code) if step.opname == "IMPORT_NAME" and step.argval}
+
+
 def _by_value(function: Callable[..., Any], place: str, environment: Mapping[str, str]) -> Shipped:
-    if not isinstance(function, FunctionType):
-        inner = getattr(function, "func", None) if isinstance(function, functools.partial) else None
-        takes = captured(inner or getattr(type(function), "__call__", function), environment)
-    else:
-        takes = captured(function, environment)
+    customs = Customs(place, environment)
+    takes = captured(_python_function(function), customs)
     buffer = io.BytesIO()
+    pickler = _Pickler(buffer, customs)
     try:
-        _Pickler(buffer).dump(function)
+        pickler.dump(function)
+    except PolicyError:
+        raise
     except Exception as error:
         text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise PolicyError(
@@ -145,14 +164,24 @@ def _by_value(function: Callable[..., Any], place: str, environment: Mapping[str
             place=place,
             remedy="pass large data as an argument, or grant the file that holds it",
         )
-    modules = sorted(_modules_in(payload))
+    modules = {name for name in _modules_in(payload) if sources.is_project_module(name)} | pickler.imports
     code = Code(
         "pickle",
-        sources=sources.of_modules([name for name in modules if sources.is_project_module(name)]),
+        sources=sources.of_modules(sorted(modules)),
         payload=b2a_base64(payload, newline=False).decode("ascii"),
         preload=_preload(function),
     )
     return Shipped(code, "value", takes)
+
+
+def _python_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What of a callable reaches globals and cells: a partial's function, an object's `__call__`."""
+    if isinstance(function, functools.partial):
+        return _python_function(function.func)
+    if isinstance(function, (FunctionType, MethodType)):
+        return function
+    method: Callable[..., Any] = getattr(function, "__call__", function)  # noqa: B004  # the method itself is wanted
+    return method
 
 
 def _modules_in(payload: bytes) -> set[str]:

@@ -7,15 +7,20 @@ and of what that module imports, found by reading `import` statements; installed
 from __future__ import annotations
 
 import ast
+import keyword
 import os
+import re
 import sys
 import sysconfig
+import tokenize
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 
 from remit.errors import PolicyError
+from remit.model.spelling import shown
 
-__all__ = ["is_project_module", "of_file", "of_module", "of_modules"]
+__all__ = ["functions_of_file", "is_project_module", "of_file", "of_module", "of_modules"]
 
 Sources = dict[str, tuple[str, str, bool]]
 
@@ -67,20 +72,46 @@ def of_file(path: str) -> tuple[str, Sources]:
     Raises:
         PolicyError: the file is not there or not Python.
     """
-    real = os.path.realpath(path)
+    real = _python_file(path)
     folder, base = os.path.split(real)
-    name = base.removesuffix(".py")
-    if not base.endswith(".py") or not name.isidentifier():
-        raise PolicyError(f"`{path}` is not a Python module", remedy="name a file that ends in `.py`")
+    name = _module_name(base.removesuffix(".py"))
 
     def spec(wanted: str) -> ModuleSpec | None:
-        return _spec_beneath(wanted, folder)
+        return ModuleSpec(name, None, origin=real) if wanted == name else _spec_beneath(wanted, folder)
 
     found: Sources = {}
     _walk([name], found, spec)
-    if name not in found:
-        raise PolicyError(f"`{path}` cannot be read", remedy="name a file that is there")
     return name, found
+
+
+def functions_of_file(path: str) -> tuple[str, ...]:
+    """The names of the functions that stand at the top of a file, without importing it: for a message.
+
+    Raises:
+        PolicyError: as `of_file`.
+    """
+    real = _python_file(path)
+    tree = _parsed(_text(real, path), real)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    names = (node.name for node in tree.body if isinstance(node, kinds)) if tree is not None else ()
+    return tuple(dict.fromkeys(name for name in names if not name.startswith("_")))
+
+
+def _python_file(path: str) -> str:
+    real = os.path.realpath(path)
+    if not os.path.lexists(path):
+        raise PolicyError(f"there is no file {shown(path)}", remedy="name a file that is there")
+    if not os.path.isfile(real) or not real.endswith(".py"):
+        raise PolicyError(f"{shown(path)} is not a Python file", remedy="name a file that ends in `.py`")
+    return real
+
+
+def _module_name(stem: str) -> str:
+    """The name under which a file's module is imported: its own, unless that is no name, or another module's."""
+    name = re.sub(r"\W", "_", stem, flags=re.ASCII)
+    if not name.isidentifier() or keyword.iskeyword(name) or name in sys.stdlib_module_names or name == "remit":
+        name = f"{name}_file" if name[:1].isalpha() else f"file_{name}"
+    return name
 
 
 def _walk(names: list[str], found: Sources, find: Callable[[str], ModuleSpec | None]) -> None:
@@ -101,11 +132,7 @@ def _walk(names: list[str], found: Sources, find: Callable[[str], ModuleSpec | N
         if spec.origin is None:  # a folder without __init__.py
             found[name] = ("", "", True)
             continue
-        try:
-            with open(spec.origin, encoding="utf-8") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyError(f"the source of `{name}` cannot be read: {error}", place=spec.origin) from None
+        text = _text(spec.origin, name)
         package = spec.submodule_search_locations is not None
         found[name] = (spec.origin, text, package)
         size += len(text)
@@ -117,6 +144,27 @@ def _walk(names: list[str], found: Sources, find: Callable[[str], ModuleSpec | N
         waiting += list(_imports(text, name, spec.origin, package=package))
 
 
+def _text(file: str, name: str) -> str:
+    """The source, in the encoding that it declares (PEP 263)."""
+    try:
+        with tokenize.open(file) as stream:
+            return stream.read(_MOST_BYTES + 1)
+    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+        raise PolicyError(
+            f"the source of {shown(name)} cannot be read: {error}", place=file, remedy="write it in UTF-8, readable"
+        ) from None
+
+
+def _parsed(text: str, file: str) -> ast.Module | None:
+    """What it says, or None where it says nothing: importing it will say why, in the jail."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a stranger's text: an invalid escape, `is` with a literal
+            return ast.parse(text, file)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
 def _parents(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
@@ -124,11 +172,8 @@ def _parents(name: str) -> list[str]:
 
 def _imports(text: str, name: str, file: str, *, package: bool) -> Iterator[str]:
     """The names of all that `import` statements anywhere in the text may mean."""
-    try:
-        tree = ast.parse(text, file)
-    except (SyntaxError, ValueError):
-        return  # importing it will say so, in the jail
-    for node in ast.walk(tree):
+    tree = _parsed(text, file)
+    for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
