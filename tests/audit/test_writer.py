@@ -42,15 +42,16 @@ def wait_until_taken(trail: Trail) -> None:
 
 
 class Batches:
-    """What the store was given, batch by batch; the store itself does its work."""
+    """What the store took, batch by batch; the store itself does its work."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[int, bool]] = []
         append = Store.append
 
         def spy(store: Store, drafts: Sequence[Draft], *, durable: bool) -> int:
+            first = append(store, drafts, durable=durable)
             self.seen.append((len(drafts), durable))
-            return append(store, drafts, durable=durable)
+            return first
 
         monkeypatch.setattr(Store, "append", spy)
 
@@ -442,3 +443,47 @@ def test_options_that_cannot_be_are_refused_and_nothing_is_made(
     with pytest.raises(AuditError, match=says):
         Trail.open(tmp_path / "audit.db", **options)
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.anyio
+async def test_an_ordinary_event_that_finds_the_writer_at_rest_is_committed_by_its_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    append = Store.append
+
+    def spy(store: Store, drafts: Sequence[Draft], *, durable: bool) -> int:
+        threads.append((threading.current_thread().name, durable))
+        return append(store, drafts, durable=durable)
+
+    monkeypatch.setattr(Store, "append", spy)
+    with Trail.open(tmp_path / "audit.db") as trail:
+        await trail.record(event())
+        await trail.record(event(result="denied"))
+    own = threading.current_thread().name
+    assert threads == [(own, False), ("remit-audit", True)]
+
+
+@pytest.mark.anyio
+async def test_what_another_process_locks_never_stops_the_loop(tmp_path: Path) -> None:
+    with Trail.open(tmp_path / "audit.db", lock_timeout=30) as trail:
+        await trail.record(event(1))
+        with closing(locked(tmp_path / "audit.db")):
+            waiting = asyncio.ensure_future(trail.record(event(2)))
+            # The loop turns while the event waits: were the lock waited for here, this would take 30 s and time out.
+            async with asyncio.timeout(10):
+                for _ in range(100):
+                    await asyncio.sleep(0.001)
+            assert not waiting.done()
+        assert (await waiting).sequence == 2
+
+
+@pytest.mark.anyio
+async def test_events_that_callers_commit_are_signed_in_time(tmp_path: Path) -> None:
+    anchor = tmp_path / "points"
+    with Trail.open(tmp_path / "audit.db", anchor=anchor, checkpoint_every=10, checkpoint_seconds=3600) as trail:
+        for number in range(40):
+            await trail.record(event(number))
+        async with asyncio.timeout(20):
+            while anchor.read_text().count("remit.audit/") < 4:
+                await asyncio.sleep(0.01)

@@ -2,6 +2,10 @@
 
 One batch is whatever was waiting when the last one was done, in one transaction. Waiters hear after the commit; those
 of one event loop are woken together. Checkpoints are signed, and the WAL folded, after the waiters have been woken.
+
+An event that need not wait for the disk, and that comes while the writer rests, is committed by its caller: that is
+one short write to the page cache, where waking the writer and being woken by it costs several times as much. Whatever
+can take long (fsync, another process's lock, signing, folding) is the writer's alone.
 """
 
 from __future__ import annotations
@@ -60,6 +64,10 @@ class EventStore(Protocol):
     def fold(self) -> None:
         """Housekeeping, called when nobody waits."""
 
+    @property
+    def wants_fold(self) -> bool:
+        """Whether there is housekeeping to do."""
+
     def set_busy(self, busy_ms: int) -> None:
         """How long to wait for another process's lock, in milliseconds."""
 
@@ -90,11 +98,12 @@ class Entry:
 class _Order:
     """Something else for the writer to do: sign a checkpoint; then stop, or with `until` rest until that is set."""
 
-    __slots__ = ("done", "stop", "until")
+    __slots__ = ("done", "nudge", "stop", "until")
 
-    def __init__(self, *, stop: bool = False, until: threading.Event | None = None) -> None:
+    def __init__(self, *, stop: bool = False, until: threading.Event | None = None, nudge: bool = False) -> None:
         self.stop = stop
         self.until = until
+        self.nudge = nudge  # look whether something is due; nobody waits
         self.done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
 
@@ -136,12 +145,14 @@ class GroupCommit:
         self._late = False
         self._due: float | None = None
         self._resting: threading.Event | None = None
+        self._using = threading.Lock()  # held by whoever uses the store
         store = _open_store(settings)
         try:
             self._begin(store)
         except BaseException:
             store.close()
             raise
+        self._store: EventStore | None = store
         self._thread = threading.Thread(target=self._run, args=(store,), name="remit-audit", daemon=True)
         self._thread.start()
 
@@ -160,6 +171,35 @@ class GroupCommit:
                 return False
             self._queue.put(entry)
             return True
+
+    def commit_now(self, draft: Draft) -> Recorded | None:
+        """Commit one event in the caller's thread; None where that could wait for anything, and it must be queued.
+
+        Raises:
+            AuditError: the trail is closed, or the event cannot be written.
+        """
+        if draft.durable or self._settings.sync_all or not self._using.acquire(blocking=False):
+            return None
+        try:
+            store = self._store
+            if store is None or self._closed or not self._queue.empty() or self._resting is not None:
+                return None
+            if self._late or self._signing_failed or self._unanchored is not None:
+                return None
+            store.set_busy(0)
+            try:
+                sequence = store.append([draft], durable=False)
+            except AuditError as error:
+                if error.retryable:  # another process has the lock: the writer waits for it
+                    return None
+                raise
+            self._unsigned += 1
+            nudge = self._due is None or self._unsigned >= self._settings.every or store.wants_fold
+        finally:
+            self._using.release()
+        if nudge:
+            self._queue.put(_Order(nudge=True))
+        return Recorded(sequence, draft.id)
 
     def wait_for_room(self, loop: asyncio.AbstractEventLoop | None, room: Room) -> None:
         """Have `room` set when it is worth to offer again."""
@@ -256,7 +296,9 @@ class GroupCommit:
             try:
                 item = self._queue.get(timeout=self._until_due())
             except Empty:
-                self._try_sign(store)
+                with self._using:
+                    self._be_patient(store)
+                    self._try_sign(store)
                 continue
             batch: list[Entry] = []
             order: _Order | None = None
@@ -272,9 +314,11 @@ class GroupCommit:
                 except Empty:
                     break
             if batch:
-                self._write(store, batch)
+                with self._using:
+                    self._write(store, batch)
             if order is not None:
-                self._obey(store, order)
+                with self._using:
+                    self._obey(store, order)
                 if order.stop:
                     return
 
@@ -283,6 +327,7 @@ class GroupCommit:
         settings = self._settings
         result: int | AuditError
         try:
+            self._be_patient(store)
             if self._unanchored is not None:
                 self._push_anchor()
             if self._signing_failed:
@@ -308,9 +353,17 @@ class GroupCommit:
         if isinstance(result, AuditError):
             return
         self._unsigned += len(batch)
+        self._keep_house(store)
+
+    def _be_patient(self, store: EventStore) -> None:
+        """Wait for another process's lock again: who commits in a thread of their own does not."""
+        store.set_busy(int(self._settings.lock_timeout * 1000))
+
+    def _keep_house(self, store: EventStore) -> None:
+        """Sign when it is time to, and fold the log; called when nobody waits."""
         if self._due is None:
-            self._due = time.monotonic() + settings.seconds
-        if self._unsigned >= settings.every or time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._settings.seconds
+        if self._unsigned >= self._settings.every or time.monotonic() >= self._due:
             self._try_sign(store)
         store.fold()
 
@@ -350,6 +403,10 @@ class GroupCommit:
                 continue
 
     def _obey(self, store: EventStore, order: _Order) -> None:
+        self._be_patient(store)
+        if order.nudge:
+            self._keep_house(store)
+            return
         if order.until is not None:
             store.release()
             order.done.set_result(None)
@@ -361,6 +418,7 @@ class GroupCommit:
         except Exception as error:
             failure = error
         if order.stop:
+            self._store = None
             try:
                 store.close()
             except Exception as error:

@@ -370,6 +370,11 @@ class Store:
                 connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
                 self.set_busy(busy)
 
+    @property
+    def wants_fold(self) -> bool:
+        """Whether `fold` would do something."""
+        return self._pages >= _WAL_PAGES
+
     def set_busy(self, busy_ms: int) -> None:
         """How long to wait for another process's lock, in milliseconds."""
         if busy_ms != self._busy_ms:

@@ -163,9 +163,12 @@ class Trail:
             AuditError: the event is not in the trail.
         """
         loop = asyncio.get_running_loop()
+        draft, writer = self._draft(event, durable), self._own()
+        recorded = writer.commit_now(draft)
+        if recorded is not None:
+            return recorded
         future: asyncio.Future[Recorded] = loop.create_future()
-        entry = Entry(self._draft(event, durable), loop, future)
-        writer = self._own()
+        entry = Entry(draft, loop, future)
         while not writer.offer(entry):
             room: asyncio.Future[None] = loop.create_future()
             writer.wait_for_room(loop, room)
@@ -178,9 +181,12 @@ class Trail:
         Raises:
             AuditError: the event is not in the trail.
         """
+        draft, writer = self._draft(event, durable), self._own()
+        recorded = writer.commit_now(draft)
+        if recorded is not None:
+            return recorded
         future: concurrent.futures.Future[Recorded] = concurrent.futures.Future()
-        entry = Entry(self._draft(event, durable), None, future)
-        writer = self._own()
+        entry = Entry(draft, None, future)
         while not writer.offer(entry):
             room: concurrent.futures.Future[None] = concurrent.futures.Future()
             writer.wait_for_room(None, room)

@@ -801,15 +801,14 @@ def _used(jail: _Jail, depth: int) -> dict[str, Any] | None:
     """
     try:
         total = time.clock_gettime((~jail.sender << 3) | 2)
-        with open(f"/proc/{jail.sender}/status", "rb", buffering=0) as file:
-            status = file.read(8192)
+        status = _read(f"/proc/{jail.sender}/status")
         group, peak = _NSTGID.search(status), _HWM.search(status)
         if group is None or peak is None or int(group[1].split()[depth]) != jail.pid:
             return None
         system = 0.0
         if total > _TICK_SECONDS:
-            with open(f"/proc/{jail.sender}/stat", "rb", buffering=0) as file:
-                system = min(total, int(file.read(1024).rsplit(b")", 1)[1].split()[12]) * _TICK_SECONDS)
+            ticks = int(_read(f"/proc/{jail.sender}/stat").rsplit(b")", 1)[1].split()[12])
+            system = min(total, ticks * _TICK_SECONDS)
     except (OSError, IndexError, ValueError):
         return None
     return {
@@ -821,11 +820,19 @@ def _used(jail: _Jail, depth: int) -> dict[str, Any] | None:
     }
 
 
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 8192)
+    finally:
+        os.close(descriptor)
+
+
 def _number(value: object) -> int | None:
     return value if type(value) is int else None
 
 
 def _written(file: int) -> bytes:
     """Return what a jail wrote to its output: up to its position, which it can move but not past the sealed size."""
-    size = os.fstat(file).st_size
-    return os.pread(file, min(size, max(0, os.lseek(file, 0, os.SEEK_CUR))), 0)
+    written = os.lseek(file, 0, os.SEEK_CUR)
+    return os.pread(file, min(written, os.fstat(file).st_size), 0) if written > 0 else b""
