@@ -17,12 +17,21 @@ if TYPE_CHECKING:  # every page that the zygote imports is copied at each fork
 
 __all__ = ["describe", "is_inside", "load_pickle", "prepare"]
 
+# A module names these in `except` and as bases, where only a class will do.
+_ERRORS = (
+    "AuditError Crashed Denied FunctionRaised Killed LimitExceeded MemoryLimit PolicyError RateLimited RemitError "
+    "SandboxUnavailable TimeLimit ValidationFailed"
+)
+
 
 class _Inert:
-    """Stands for an agent, a runtime, a limit, ... Calling it with one function returns that function."""
+    """Stands for an agent, a runtime, a limit, ... Calling it with one function returns that function.
 
-    def __init__(self, name: str = "remit") -> None:
-        self.__name__ = name
+    It bears what the top of a module does with such things: annotations, base classes, `with`, a loop over them.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.__name__ = args[0] if len(args) == 1 and isinstance(args[0], str) else "remit"
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -33,6 +42,29 @@ class _Inert:
         if len(args) == 1 and not kwargs and callable(args[0]) and not isinstance(args[0], (_Inert, type)):
             return args[0]
         return _Inert(self.__name__)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return (_Inert,)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return False
+
+    def __getitem__(self, item: object) -> _Inert:
+        return self
+
+    def __or__(self, other: object) -> _Inert:
+        return self
+
+    __ror__ = __or__
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __enter__(self) -> _Inert:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing was entered."""
 
     def __repr__(self) -> str:
         return f"<{self.__name__}, inert inside a jail>"
@@ -62,7 +94,13 @@ class _InertModules:
 def _attribute(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
-    return _Inert(f"remit.{name}")
+    if name not in _ERRORS.split():
+        return _Inert(f"remit.{name}")
+    package = sys.modules["remit"]  # keeps them: one class, however often and from wherever it is asked for
+    if name not in package.__dict__:
+        base = Exception if name == "RemitError" else _attribute("RemitError")
+        setattr(package, name, type(name, (base,), {"__module__": "remit.errors"}))
+    return package.__dict__[name]
 
 
 def is_inside() -> bool:
@@ -75,9 +113,6 @@ def prepare() -> None:
     sys.meta_path.insert(0, _InertModules())  # type: ignore[arg-type]
     package = sys.modules["remit"]
     package.__getattr__ = _attribute  # type: ignore[method-assign]
-    for name in ("remit.errors",):
-        if name in sys.modules:
-            setattr(package, name.partition(".")[2], sys.modules[name])
 
 
 def load_pickle(payload: str) -> Callable[..., Any]:
@@ -86,9 +121,6 @@ def load_pickle(payload: str) -> Callable[..., Any]:
 
     function: Callable[..., Any] = pickle.loads(a2b_base64(payload))
     return function
-
-
-_PLAIN = ("int", "float", "str", "bool", "bytes", "list", "dict", "None")
 
 
 def describe(function: Callable[..., Any]) -> dict[str, Any]:

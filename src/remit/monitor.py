@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from remit.audit import Recorded, Trail
 from remit.errors import (
@@ -27,14 +28,14 @@ from remit.errors import (
 )
 from remit.jail import channel
 from remit.jail.spec import Ending, JailSpec
-from remit.jail.supervisor import Supervisor, Template, Unfit, Unheld
+from remit.jail.supervisor import Call, Supervisor, Template, Unfit, Unheld
 from remit.model.call import Admitted, Authorized, Intended, Outcome, Refused, ToolCall, Validated
 from remit.model.event import EventType, SecurityEvent
 from remit.model.grants import GrantSet
 from remit.model.limits import Constraints, Limits, RateLimit, Usage
 from remit.model.permission import access
 from remit.model.principal import Principal, SecurityContext
-from remit.model.units import Unlimited
+from remit.model.units import Bound, Unlimited
 from remit.monitoring import Emitter
 from remit.policy.compile import compile_spec
 from remit.policy.decide import AgentPolicy, RegisteredFunction, authorize, permit, unknown_function
@@ -44,8 +45,10 @@ from remit.validation import FunctionSchema, Validator, digest
 
 __all__ = ["Function", "Holder", "Jails", "Monitor", "new_id"]
 
+_T = TypeVar("_T")
 _UNRECORDED: Final = ""
 _ACCEPT: Final = ', or Security(accept_without=["{}"])'
+_LAST_SECONDS: Final = 5.0  # for a killed jail to end; it takes milliseconds
 _RUNS: Final = GrantSet.of(["basic_execution"])
 
 
@@ -106,6 +109,12 @@ class Jails(Protocol):
     def start(self) -> Supervisor:
         """The supervisor that serves, started if there is none; may block. Raises Unheld where there can be none."""
 
+    def lease(self, spec: JailSpec) -> tuple[Supervisor, Template]:
+        """The template for `spec` and who serves it; it is kept until it is released. Raises Unheld, Unfit."""
+
+    def release(self, template: Template) -> None:
+        """Let go of what `lease` gave."""
+
 
 class Monitor:
     """Decides on every call, and has it run.
@@ -155,7 +164,7 @@ class Monitor:
         Raises:
             RateLimited, ValidationFailed, Denied, SandboxUnavailable, AuditError: it did not run; recorded.
         """
-        function = holder.functions.get(call.function)
+        function = holder.functions.get(call.function) if type(call.function) is str else None
         digest_of = ""
         try:
             admitted = self._admit(holder, call)  # (1) rate: an attempt counts, whatever becomes of it
@@ -166,12 +175,30 @@ class Monitor:
             spec = self._compile(holder, known, authorized)  # (3) a grant that nothing can enforce refuses here
             # (4) approve: no rule of this version asks a person; the step takes Authorized and gives it back
             intended = await self._record_intent(authorized)  # (5) or the call does not run
-        except RemitError as error:
-            await self._refuse(call, error, digest_of)
-            raise
+        except Exception as error:
+            refusal = _as_refusal(error)
+            await self._refuse(call, refusal, digest_of)
+            if refusal is error:
+                raise
+            raise refusal from error
         outcome = await self._execute(holder, known, intended, spec, stdio)  # (6)
         outcome = self._inspect(outcome)  # (7) what came out is data of a stranger
         return await self._record_outcome(intended, outcome)  # (8)
+
+    async def attempt(self, holder: Holder, call: ToolCall, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do what is no call of a function, but an attempt all the same: it counts, and its refusal is recorded.
+
+        Raises:
+            RateLimited: `work` was not begun; recorded.
+            RemitError: what `work` raises; recorded, if it was not.
+        """
+        try:
+            self._admit(holder, call)
+            return await work()
+        except RemitError as error:
+            if error.event_id is None:
+                await self._refuse(call, error, "")
+            raise
 
     def _admit(self, holder: Holder, call: ToolCall) -> Admitted:
         rate = holder.functions_rate
@@ -260,9 +287,17 @@ class Monitor:
             request = {"args": args, "kwargs": kwargs}
         try:
             ending = await self._run(holder, function, spec, request, stdio)
-        except SandboxUnavailable as error:
-            await self._refuse(call, error, intended.authorized.validated.digest)
-            raise
+        except _CutShort as cut:
+            outcome = replace(_outcome_of(call, cut.ending), accepted=holder.accept_without)
+            with contextlib.suppress(AuditError):  # the cancellation goes on, whatever becomes of the trail
+                await self._record_outcome(intended, outcome)
+            raise cut.cancelled from None
+        except Exception as error:
+            refusal = _as_unavailable(error)
+            await self._refuse(call, refusal, intended.authorized.validated.digest)
+            if refusal is error:
+                raise
+            raise refusal from error
         return replace(_outcome_of(call, ending), accepted=holder.accept_without)
 
     async def _run(
@@ -273,54 +308,57 @@ class Monitor:
         request: Mapping[str, Any],
         stdio: Sequence[int] | None,
     ) -> Ending:
-        """Have one request run in a jail, and wait for its end; a cancelled wait kills it."""
+        """Have one request run in a jail, and wait for its end.
+
+        Raises:
+            SandboxUnavailable: this machine does not hold what the call needs.
+            _CutShort: the wait was cancelled; the jail has ended before this is raised.
+        """
+        template: Template | None = None
+        pending: Call | None = None
+        supervisor: Supervisor | None = None
         try:
-            template = await self._template(spec)
-            pending = self._jails.start().submit(
+            supervisor, template = await self._leased(spec)
+            if not template.ready.done():
+                await _arrival(template.ready)
+            template.ready.result()
+            pending = supervisor.submit(
                 template,
                 channel.pack(request),
                 spec,
                 slots=holder.slots,
                 stdio=None if stdio is None else list(stdio),
             )
+            return await _end_of(supervisor, pending, function.constraints.queue_timeout)
         except Unfit as error:
             return _unfit(error, function.name, function.shipped)
-        queue = function.constraints.queue_timeout
-        seconds = None if isinstance(queue, Unlimited) else queue / 1000
-        try:
-            if not pending.started.done():
-                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(pending.started)), seconds)
-            return await asyncio.shield(asyncio.wrap_future(pending.future))
-        except TimeoutError:
-            self._jails.start().kill(pending, "queue_timeout")
-            await asyncio.wrap_future(pending.future)
-            return Ending("limit", what="queue_timeout", bound=queue if isinstance(queue, int) else None)
-        except asyncio.CancelledError:
-            self._jails.start().kill(pending, "cancelled")
-            raise
+        except asyncio.CancelledError as cancelled:
+            ending = Ending("killed", what="cancelled")
+            if supervisor is not None and pending is not None:
+                supervisor.kill(pending, "cancelled")
+                ending = await _last(pending) or ending
+            raise _CutShort(ending, cancelled) from None
+        finally:
+            if template is not None:
+                self._jails.release(template)
 
-    async def _template(self, spec: JailSpec) -> Template:
-        """The template for `spec`, when it has imported.
+    async def _leased(self, spec: JailSpec) -> tuple[Supervisor, Template]:
+        """The template for `spec`, to be released, and who serves it.
 
         Raises:
             SandboxUnavailable: this machine does not hold what the call needs.
-            Unfit: the import failed.
+            Unfit: a path of the spec is not there.
         """
         try:
-            supervisor = self._jails.running()
-            if supervisor is None:  # starting one takes tens of milliseconds, for which the loop does not wait
-                supervisor = await asyncio.to_thread(self._jails.start)
-            template = supervisor.template(spec)
+            if self._jails.running() is None:  # starting takes tens of milliseconds, for which the loop does not wait
+                await asyncio.to_thread(self._jails.start)
+            return self._jails.lease(spec)
         except Unheld as error:
             raise SandboxUnavailable(
                 f"`{error.guarantee}` cannot be held on this machine: no {error.missing}",
                 guarantee=error.guarantee,
                 remedy=error.remedy + (_ACCEPT.format(error.guarantee) if self._jails.running() is not None else ""),
             ) from None
-        if not template.ready.done():
-            await asyncio.shield(asyncio.wrap_future(template.ready))
-        template.ready.result()
-        return template
 
     def _inspect(self, outcome: Outcome) -> Outcome:
         if outcome.status != "returned":
@@ -456,12 +494,15 @@ class Monitor:
 
     async def _described(self, call: ToolCall, shipped: Shipped, spec: JailSpec) -> Mapping[str, Any]:
         try:
-            template = await self._template(spec)
+            _, template = await self._leased(spec)
+            try:
+                described = (await _arrival(template.ready)).get("describe")
+            finally:
+                self._jails.release(template)
         except Unfit as error:
             outcome = _outcome_of(call, _unfit(error, shipped.code.attribute, shipped))
             failure = outcome.error()
             raise failure if failure is not None else SandboxUnavailable(str(error)) from None
-        described = template.ready.result().get("describe")
         if not isinstance(described, dict):
             raise ValidationFailed("the jail did not describe the function", remedy="is it a plain function?")
         return described
@@ -496,6 +537,83 @@ def _check_program(grants: GrantSet, path: str) -> None:
     decision = permit(grants, request)
     if not decision.allowed:
         raise Denied(decision.reason, rule=decision.rule, remedy=decision.remedy, stage="authorize")
+
+
+class _CutShort(Exception):
+    """The wait for a call was cancelled; how the jail ended all the same."""
+
+    def __init__(self, ending: Ending, cancelled: asyncio.CancelledError) -> None:
+        super().__init__()
+        self.ending = ending
+        self.cancelled = cancelled
+
+
+async def _end_of(supervisor: Supervisor, pending: Call, queue: Bound) -> Ending:
+    """Wait for a jail, as long as `queue` (ms) allows, and for its end."""
+    if not pending.started.done():
+        try:
+            await asyncio.wait_for(_arrival(pending.started), None if isinstance(queue, Unlimited) else queue / 1000)
+        except TimeoutError:
+            supervisor.kill(pending, "queue_timeout")
+            ending = await _arrival(pending.future)
+            if (ending.status, ending.what) != ("killed", "queue_timeout"):
+                return ending  # it had its jail at the last moment
+            return replace(ending, status="limit", bound=None if isinstance(queue, Unlimited) else queue)
+    return await _arrival(pending.future)
+
+
+async def _last(pending: Call) -> Ending | None:
+    """Wait for the end of a call that was killed; further cancellations do not cut that short, only the clock does."""
+    waiting = asyncio.ensure_future(_arrival(pending.future))
+    deadline = asyncio.get_running_loop().time() + _LAST_SECONDS
+    while not waiting.done() and (left := deadline - asyncio.get_running_loop().time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({waiting}, timeout=left)
+    if not waiting.done():
+        waiting.cancel()
+        return None
+    return waiting.result()
+
+
+def _as_refusal(error: Exception) -> RemitError:
+    """An error while deciding denies."""
+    if isinstance(error, RemitError):
+        return error
+    return Denied(
+        f"deciding failed with `{type(error).__name__}`, which denies",
+        rule="error",
+        remedy="look at what it was caused by: a check of your own, or a defect of remit",
+    )
+
+
+def _as_unavailable(error: Exception) -> RemitError:
+    """Where no jail could be had for a reason that nobody foresaw, there was no call."""
+    if isinstance(error, RemitError):
+        return error
+    return SandboxUnavailable(f"no jail could be had: {type(error).__name__}: {_short(str(error))}")
+
+
+async def _arrival(future: Future[_T]) -> _T:
+    """Wait for what another thread will set, without cancelling it when the wait is cancelled.
+
+    `asyncio.wrap_future` would chain the two states both ways, which costs a call several times as much.
+    """
+    if not future.done():
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: Future[_T]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+                loop.call_soon_threadsafe(_wake, woken)
+
+        future.add_done_callback(wake)
+        await woken
+    return future.result()
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
 
 
 def _outcome_of(call: ToolCall, ending: Ending) -> Outcome:

@@ -10,27 +10,44 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Final, Literal, Self, TypeVar, overload
 
 from remit.audit import Recorded, Trail
 from remit.config import SecurityConfig, host_environment, prepare_state_dir
 from remit.context import current_context, current_runtime, in_runtime
 from remit.errors import AuditError, PolicyError, RemitError
-from remit.jail.spec import Refusal
-from remit.jail.supervisor import Supervisor
+from remit.jail.spec import JailSpec, Refusal
+from remit.jail.supervisor import Supervisor, Template
 from remit.model.event import EventType, SecurityEvent
-from remit.model.principal import Principal, SecurityContext
+from remit.model.principal import Chain, Principal, SecurityContext
 from remit.model.units import AnyCount, AnyDuration, Unlimited, count_of, milliseconds_of
 from remit.monitor import Monitor
 from remit.monitoring import Emitter
 from remit.policy.decide import AgentPolicy
 from remit.ratelimit import Demand, MemoryLimiter, WindowUsage
 from remit.resources import Endings, ResourceManager
+from remit.resources.cleanup import shielded
 from remit.shipping import Shipped
 from remit.validation import Bounds, Validator
 
-__all__ = ["PolicyHandle", "Runtime", "SecurityValidator", "active_runtime", "log_security_event", "run_sync"]
+__all__ = [
+    "ALONE",
+    "HOST",
+    "PolicyHandle",
+    "Runtime",
+    "SecurityValidator",
+    "active_runtime",
+    "log_security_event",
+    "run_sync",
+]
+
+HOST: Final = "host"
+"""How the deployer's own code is called on the trail and in rate limits. No agent may be called so."""
+
+ALONE: Final = "function "
+"""How the principals of functions that stand alone begin. No agent may be called so."""
 
 _T = TypeVar("_T")
 _L = TypeVar("_L", bound=Callable[..., Any])
@@ -41,6 +58,7 @@ _EVENTS = (
     "message",
     *(value for name, value in vars(EventType).items() if name.isupper()),
 )
+_MOST_TEMPLATES: Final = 64
 _LOG = logging.getLogger("remit")
 
 
@@ -54,6 +72,7 @@ class _Supervised:
         self._lock = threading.Lock()
         self._one: Supervisor | None = None
         self._closed = False
+        self._leases: dict[Template, int] = {}  # how many calls hold each; the one that was wanted last stands last
 
     def running(self) -> Supervisor | None:
         one = self._one
@@ -68,6 +87,7 @@ class _Supervised:
                 raise RemitError("the runtime is closed", remedy="make the call before it is shut down")
             if self._one is not None:
                 self._one.close()
+            self._leases = {}
             self._one = Supervisor(
                 bootstrap="remit.inside",
                 on_refusal=self._told,
@@ -75,6 +95,30 @@ class _Supervised:
                 simulate=self._simulate,
             )
             return self._one
+
+    def lease(self, spec: JailSpec) -> tuple[Supervisor, Template]:
+        supervisor = self.start()
+        with self._lock:
+            template = supervisor.template(spec)
+            self._leases[template] = self._leases.pop(template, 0) + 1
+            if len(self._leases) > _MOST_TEMPLATES:
+                self._drop_idle(supervisor)
+        return supervisor, template
+
+    def release(self, template: Template) -> None:
+        with self._lock:
+            if template in self._leases:
+                self._leases[template] -= 1
+
+    def _drop_idle(self, supervisor: Supervisor) -> None:
+        """Each template is a process with warm calls: those that nobody has wanted for longest go."""
+        for template in [template for template, holders in self._leases.items() if not holders]:
+            if len(self._leases) <= _MOST_TEMPLATES:
+                return
+            del self._leases[template]
+            if not template.gone:
+                supervisor.drop(template)
+                template.gone = "dropped"  # from now on a call gets a new one
 
     def close(self) -> None:
         with self._lock:
@@ -176,8 +220,13 @@ class Runtime:
         self._lock = threading.Lock()
         self._state: Literal["open", "closing", "closed"] = "open"
         self._entered: AbstractContextManager[Runtime] | None = None
-        self._over: asyncio.Event | None = None
-        self._note(EventType.STARTED, {"policy": str(self.config.path or "defaults"), "pid": os.getpid()})
+        try:
+            self._note(EventType.STARTED, {"policy": str(self.config.path or "defaults"), "pid": os.getpid()})
+        except BaseException:
+            if self.audit is not None:
+                with suppress(AuditError):
+                    self.audit.close()
+            raise
         if self.audit is None:
             _LOG.error("the audit trail is turned off: %s", self.config.monitoring.i_accept_no_audit)
         self._endings = Endings(self) if handle_signals else None
@@ -254,16 +303,22 @@ class Runtime:
     def principal(self) -> str:
         """The name of who acts now: the current context's principal, or the deployer's own code."""
         context = current_context()
-        return context.principal if context is not None else "host"
+        return context.principal if context is not None else HOST
 
-    def know(self, policy: AgentPolicy) -> None:
+    def know(self, policy: AgentPolicy, *, alone: bool = False) -> None:
         """Remember what a principal holds, for chains that it stands in.
+
+        Args:
+            policy: what it holds.
+            alone: it is a function that stands alone: of two declarations of one function, both hold in a chain.
 
         Raises:
             PolicyError: another agent of that name, with other grants, lives in this runtime.
         """
         known = self._policies.get(policy.name)
-        if known is not None and known != policy:
+        if known is not None and known != policy and alone:
+            policy = replace(known, grants=known.grants.intersect(policy.grants))
+        elif known is not None and known != policy:
             raise PolicyError(
                 f"two agents are called `{policy.name}`, with different grants",
                 place=policy.name,
@@ -275,11 +330,11 @@ class Runtime:
         """The context in which an agent acts: on behalf of the current one, if there is one."""
         me = Principal(policy.name)
         above = current_context()
-        if above is None or above.chain[-1] == me:
-            chain = (me,) if above is None else above.chain
-            grants = policy.grants if above is None else above.grants
-            return SecurityContext(chain=chain, grants=grants, timestamp=time.time_ns() // 1_000_000, labels=labels)
-        return above.acting(me, policy.grants)
+        now = time.time_ns() // 1_000_000
+        if above is None:
+            return SecurityContext(chain=(me,), grants=policy.grants, timestamp=now, labels=labels)
+        acting = above.narrowed(policy.grants) if above.chain[-1] == me else above.acting(me, policy.grants)
+        return replace(acting, chain=_folded(acting.chain), timestamp=now, labels=above.labels | labels)
 
     # --- events
 
@@ -294,8 +349,7 @@ class Runtime:
             AuditError: it is not on the trail.
         """
         recorded = await self.audit.record(event) if self.audit is not None else None
-        if event.type in _EVENTS:
-            self.emitter.emit(event.type, event)
+        self.emitter.emit(event.type, event)
         return recorded
 
     async def enforce_rate_limit(
@@ -329,7 +383,7 @@ class Runtime:
             self.audit.record_now(
                 SecurityEvent(
                     type=kind,
-                    principal="host",
+                    principal=HOST,
                     action=kind,
                     result="allowed",
                     context=context,
@@ -361,13 +415,22 @@ class Runtime:
         """End in order: the user's resources, last in first out; the jails; the trail. Idempotent."""
         if not self._begin_end():
             return
-        report = await self.resources.shutdown()
-        await asyncio.to_thread(self._finish_end, report)
+        report = None
+        try:
+            report = await self.resources.shutdown()
+        finally:  # also where that was cancelled: what is below must end
+            await shielded(asyncio.to_thread(self._finish_end, report))
+            self._stop_watching()
 
     def close(self) -> None:
         """As `shutdown`, without a loop."""
         if self._begin_end():
-            self._finish_end(self.resources.close())
+            report = None
+            try:
+                report = self.resources.close()
+            finally:
+                self._finish_end(report)
+                self._stop_watching()
 
     def hurry(self) -> None:
         """Let a shutdown that is under way wait for nothing more."""
@@ -389,9 +452,23 @@ class Runtime:
             if self.audit is not None:
                 self.audit.close()
             self.emitter.close()
-            if self._endings is not None:
-                self._endings.uninstall()
             self._state = "closed"
+
+    def _stop_watching(self) -> None:
+        """Put signal handlers back: in the thread of the caller, as Python lets only the main thread do that."""
+        if self._endings is not None:
+            self._endings.uninstall()
+
+
+def _folded(chain: Chain) -> Chain:
+    """The chain without its last round, where that repeats the one before: two agents may talk for long.
+
+    The same principals stand in it, and what was intersected on the way stays.
+    """
+    for length in range(1, len(chain) // 2 + 1):
+        if chain[-length:] == chain[-2 * length : -length]:
+            return chain[:-length]
+    return chain
 
 
 def _config(config: SecurityConfig | Mapping[str, Any] | Path | str | None) -> SecurityConfig:
@@ -411,21 +488,45 @@ def machine_memory() -> int:
     return total
 
 
+class _Process:
+    """What there is once in a process: the default runtime, and the loop of code that is not asynchronous."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # reentrant: a signal may come while it is held, and ask again
+        self._runtime: Runtime | None = None
+        self._portal: _Portal | None = None
+
+    def runtime(self) -> Runtime:
+        with self._lock:
+            if self._runtime is None or self._runtime.closed:
+                self._runtime = Runtime()
+            return self._runtime
+
+    def portal(self) -> _Portal:
+        with self._lock:
+            if self._portal is None:
+                self._portal = _Portal()
+            return self._portal
+
+
 @functools.lru_cache(maxsize=1)
-def _default_runtime(process: int) -> list[Runtime]:
-    """The box of this process's default runtime; a forked child gets an empty one."""
-    return []
+def _process(process: int) -> _Process:
+    """What this process has; a forked child starts anew."""
+    return _Process()
+
+
+# Made while nobody else runs - at import, and in a forked child at once - so that two threads cannot make two.
+_process(os.getpid())
+os.register_at_fork(after_in_child=lambda: _process(os.getpid()))
 
 
 def active_runtime() -> Runtime:
-    """The current runtime: the innermost `async with Runtime(...)`, else the process's default one, made now if need be."""
+    """The current runtime: the innermost `async with Runtime(...)`, else the process's default one, made now if need be.
+
+    A current one that was shut down stays the current one: what it refuses is not to be tried under another policy.
+    """
     current = current_runtime()
-    if current is not None and not current.closed:
-        return current
-    box = _default_runtime(os.getpid())
-    if not box or box[0].closed:
-        box[:] = [Runtime()]
-    return box[0]
+    return current if current is not None else _process(os.getpid()).runtime()
 
 
 class SecurityValidator:
@@ -474,12 +575,8 @@ class _Portal:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="remit-sync", daemon=True).start()
-
-
-@functools.lru_cache(maxsize=1)
-def _portal(process: int) -> _Portal:
-    return _Portal()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="remit-sync", daemon=True)
+        self.thread.start()
 
 
 def run_sync(work: Coroutine[Any, Any, _T]) -> _T:
@@ -487,8 +584,9 @@ def run_sync(work: Coroutine[Any, Any, _T]) -> _T:
 
     The coroutine runs on a loop in another thread, in a copy of the current context.
     """
-    loop = _portal(os.getpid()).loop
-    if threading.current_thread().name == "remit-sync":
+    portal = _process(os.getpid()).portal()
+    loop = portal.loop
+    if threading.current_thread() is portal.thread:
         work.close()
         raise RemitError("run_sync was called on its own loop", remedy="await it instead")
     future = asyncio.run_coroutine_threadsafe(work, loop)

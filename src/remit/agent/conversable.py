@@ -9,21 +9,21 @@ from contextlib import nullcontext
 from typing import Any, TypeVar, overload
 
 from remit.agent.functions import JailedFunction
-from remit.agent.holding import Declared, Holding
+from remit.agent.holding import Declared, Holding, Settled
 from remit.agent.messages import Message, Reply, ToolRequest
 from remit.agent.models import Model, ModelFunction, as_model
 from remit.context import acting_as, current_context
 from remit.errors import Denied, FunctionRaised, LimitExceeded, RemitError
 from remit.model.call import Outcome
 from remit.model.event import EventType, SecurityEvent
-from remit.model.limits import Limits, RateLimits
+from remit.model.limits import Limits, RateLimit, RateLimits
 from remit.model.permission import Grant, Permission
 from remit.model.principal import SecurityContext
 from remit.model.security import Security
 from remit.model.units import AnyDuration, Unlimited
 from remit.ratelimit import Demand
-from remit.runtime import Runtime, run_sync
-from remit.shipping import from_source
+from remit.runtime import Runtime, SecurityValidator, active_runtime, run_sync
+from remit.shipping import from_source, plain
 from remit.validation import FunctionSchema
 
 __all__ = ["ConversableAgent"]
@@ -71,6 +71,9 @@ class ConversableAgent:
         self.max_turns = max_turns
         self._model = as_model(model) if model is not None else None
         self._history: deque[Message] = deque(maxlen=history)
+        self._owed: SecurityContext | None = None  # with whose authority the next answer is made
+        self._answered = True
+        self._received = 0
         for item in functions:
             self._add(item)
 
@@ -103,7 +106,7 @@ class ConversableAgent:
             PolicyError: it could never run, or cannot be shipped.
             Denied: code that acts for an agent registers it, without `function_registration`.
         """
-        inner = handler.__wrapped__ if isinstance(handler, JailedFunction) else handler
+        inner = plain(handler)
         declared = Declared.of(
             inner,
             name=name,
@@ -114,6 +117,8 @@ class ConversableAgent:
             timeout=timeout,
             ship=ship,
         )
+        if isinstance(handler, JailedFunction):
+            declared = declared.beneath(handler.declared)
         self._holding.add(inner, declared)
         return JailedFunction(inner, declared, self._holding)
 
@@ -127,8 +132,7 @@ class ConversableAgent:
             return self._add(wrapped)
 
         def register(wrapped: Callable[..., Any]) -> JailedFunction:
-            name = options.pop("name", None) or wrapped.__name__
-            return self.register_function(name, wrapped, **options)
+            return self.register_function(**{"name": wrapped.__name__, **options, "handler": wrapped})
 
         return register
 
@@ -186,18 +190,19 @@ class ConversableAgent:
             ValidationFailed: it is not text or plain data within the bounds.
             RateLimited: too many messages.
         """
-        runtime = self._holding.runtime()
+        runtime, settled = self._holding.entered()
         await self._holding.record_pending(runtime)
-        context = runtime.context_of(self._holding.settings.policy)
-        checked = await self._checked(runtime, message, context, to.name)
+        context = runtime.context_of(settled.settings.policy)
+        checked = await self._checked(runtime, message, context, to.name, settled.settings.rate_limits.messages)
         await runtime.monitor.record(self._message_event(context, to.name, "allowed", {}))
         sent = Message(role="user", content=checked, sender=self.name, context=context)
         self._history.append(Message(role="assistant", content=checked, sender=self.name))
         await to.receive(sent)
         return sent
 
-    async def _checked(self, runtime: Runtime, message: Any, context: SecurityContext, receiver: str) -> Any:
-        rate = self._holding.settings.rate_limits.messages
+    async def _checked(
+        self, runtime: Runtime, message: Any, context: SecurityContext, receiver: str, rate: RateLimit
+    ) -> Any:
         try:
             if runtime.limiter is not None and not isinstance(rate.limit, Unlimited):
                 verdict = runtime.limiter.take((Demand(("messages", self.name), rate.limit, rate.window_ms),))
@@ -228,6 +233,7 @@ class ConversableAgent:
 
     async def receive(self, message: Message) -> None:
         """Take a message into the conversation. Its chain travels with it: an answer acts on it with no more than that."""
+        self._owe(message.context)
         self._history.append(message)
 
     async def generate_reply(self) -> str:
@@ -239,17 +245,18 @@ class ConversableAgent:
         """
         if self._model is None:
             raise RemitError(f"`{self.name}` has no model", remedy="give it one: ConversableAgent(..., model=...)")
-        runtime = self._holding.runtime()
+        runtime, settled = self._holding.entered()
         await self._holding.record_pending(runtime)
-        last = self._history[-1].context if self._history else None
-        with acting_as(self._context(runtime, last)):
-            for _ in range(self.max_turns):
+        for _ in range(self.max_turns):
+            received, last = self._received, self._owed  # anew in each turn: more may have come meanwhile
+            with acting_as(self._context(runtime, settled, last)) as context:
                 reply = await self._model.respond(self._conversation(), self.tools)
-                text = runtime.validator.message(reply.text) if reply.text else ""
+                text = await SecurityValidator.validate_input(reply.text, context) if reply.text else ""
                 self._history.append(
                     Message(role="assistant", content=text, sender=self.name, calls=reply.calls, context=last)
                 )
                 if not reply.calls:
+                    self._answered = self._received == received
                     return str(text)
                 for request in reply.calls:
                     answer = await self._answer(runtime, request)
@@ -271,13 +278,23 @@ class ConversableAgent:
             stage="conversation",
         )
 
-    def _context(self, runtime: Runtime, sent: SecurityContext | None) -> SecurityContext:
-        """On whose behalf an answer is made: the sender's chain, and this agent, intersected."""
-        policy = self._holding.settings.policy
-        if sent is None or sent.chain[-1].name == self.name:
+    def _owe(self, sent: SecurityContext | None) -> None:
+        """Remember with whose authority that came which is to be answered: of several messages, no more than each's."""
+        self._received += 1
+        if self._answered:
+            self._owed, self._answered = sent, False
+        elif sent is not None:
+            self._owed = sent if self._owed is None else sent.narrowed(self._owed.grants)
+
+    def _context(self, runtime: Runtime, settled: Settled, sent: SecurityContext | None) -> SecurityContext:
+        """On whose behalf an answer is made: the sender's chain, this agent, and who asks for the answer, intersected."""
+        policy = settled.settings.policy
+        above = current_context()
+        if sent is None:
             return runtime.context_of(policy)
         with acting_as(sent):
-            return runtime.context_of(policy)
+            context = runtime.context_of(policy)
+        return context if above is None else context.narrowed(above.grants)
 
     def _conversation(self) -> Sequence[Message]:
         first = [Message(role="system", content=self.system_message)] if self.system_message else []
@@ -285,10 +302,14 @@ class ConversableAgent:
 
     async def _answer(self, runtime: Runtime, request: ToolRequest) -> Any:
         """Make one call that the model asked for; a refusal is told to it in a sentence that it can act on."""
+        name = runtime_name(request)
         try:
-            arguments = self._arguments(runtime, request)
-            if request.name == _REGISTER and _REGISTER not in self._holding.holder.functions:
-                return await self._register_written(runtime, arguments)
+            if name == _REGISTER and _REGISTER not in self._holding.holder.functions:
+                return await self._holding.attempt(name, lambda: self._register_written(runtime, request))
+            try:
+                arguments = self._arguments(runtime, request)
+            except RemitError as error:
+                return await self._holding.attempt(name, lambda: _raise(error))  # noqa: B023  # called before the next
             return await self.call(request.name, **arguments)
         except FunctionRaised as error:
             return {"error": f"{error.type_name}: {error.message}"[:_ANSWER]}
@@ -303,8 +324,9 @@ class ConversableAgent:
             raise Denied("the arguments of a call are an object", rule="arguments", remedy='such as {"text": "..."}')
         return dict(given)
 
-    async def _register_written(self, runtime: Runtime, arguments: Mapping[str, Any]) -> Any:
+    async def _register_written(self, runtime: Runtime, request: ToolRequest) -> Any:
         """Register a function that the model wrote. Its text is only ever run in a jail, its signature comes from one."""
+        arguments = runtime.validator.message(self._arguments(runtime, request))
         name, source = arguments.get("name"), arguments.get("source")
         wanted = arguments.get("permissions")
         if not isinstance(name, str) or not isinstance(source, str) or not name.isidentifier():
@@ -314,10 +336,11 @@ class ConversableAgent:
         declared = Declared.of(
             lambda: None, name=name, description=str(arguments.get("description", "")), permissions=wanted
         )
-        self._holding._may_register(declared)  # noqa: SLF001  # before anything of it is looked at
+        ceiling = self._holding.may_register(declared)  # before anything of it is looked at
         shipped = from_source(source, name)
-        described = await runtime.describe(self.name, shipped)
-        self._holding.add_shipped(declared, FunctionSchema.from_description(described, name=name), shipped)
+        described = await self._holding.describe(declared, shipped, ceiling)
+        schema = FunctionSchema.from_description({**described, "name": name}, name=name)
+        self._holding.add_shipped(declared, schema, shipped)
         await self._holding.record_pending(runtime)
         return {"registered": name}
 
@@ -327,9 +350,10 @@ class ConversableAgent:
         Raises:
             as `generate_reply`, and ValidationFailed for the task itself.
         """
-        runtime = self._holding.runtime()
-        checked = runtime.validator.message(task)
-        self._history.append(Message(role="user", content=checked, sender="user", context=current_context()))
+        context = current_context()
+        checked = await SecurityValidator.validate_input(task, context)
+        self._owe(context)
+        self._history.append(Message(role="user", content=checked, sender="user", context=context))
         return await self.generate_reply()
 
     async def initiate_chat(self, other: ConversableAgent, message: Any, max_turns: int = 4) -> tuple[Message, ...]:
@@ -342,18 +366,23 @@ class ConversableAgent:
         speaker, listener = other, self
         while len(said) < max_turns and speaker._model is not None:
             text = await speaker.generate_reply()
-            last = said[-1].context
-            with acting_as(last) if last is not None else nullcontext():
+            owed = speaker._owed
+            with acting_as(owed) if owed is not None else nullcontext():
                 said.append(await speaker.send(text, listener))
             speaker, listener = listener, speaker
         return tuple(said)
 
     def run_sync(self, work: str | Coroutine[Any, Any, _T]) -> Any:
         """`run` a task, or any coroutine, from code that is not asynchronous; also where a loop runs already."""
+        active_runtime()  # made here, where it can hear signals if this is the main thread
         return run_sync(self.run(work) if isinstance(work, str) else work)
 
     def __repr__(self) -> str:
         return f"<ConversableAgent {self.name}: {', '.join(self._holding.settings.policy.grants.as_text())}>"
+
+
+async def _raise(error: RemitError) -> Any:
+    raise error
 
 
 def runtime_name(request: ToolRequest) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, overload
 
 from remit.agent.holding import Declared, Holding
+from remit.errors import PolicyError
 from remit.model.call import Outcome
 from remit.model.limits import Limits
 from remit.model.security import Security
 from remit.model.units import AnyDuration
-from remit.runtime import run_sync
+from remit.runtime import ALONE, active_runtime, run_sync
+from remit.shipping import plain
 
 __all__ = ["JailedFunction", "function", "sandboxed"]
 
@@ -32,6 +35,7 @@ class JailedFunction:
         self.__wrapped__ = wrapped
         self.declared = declared
         self._holding = holding
+        self._base = Path.cwd() if holding is None else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         """Call it; the awaitable gives the value, or raises (see `remit.errors`)."""
@@ -49,7 +53,7 @@ class JailedFunction:
         if self._holding is None:
             declared = self.declared
             security = Security(permissions=declared.permissions, deny=declared.deny)
-            holding = Holding(f"function {declared.name}", security, declared.limits)
+            holding = Holding(_principal(self.__wrapped__), security, declared.limits, alone=True, base=self._base)
             holding.add(self.__wrapped__, declared)
             self._holding = holding
         return self._holding
@@ -58,12 +62,18 @@ class JailedFunction:
         """Methods cannot be jailed: their `self` is the host's."""
         if instance is None:
             return self
-        raise TypeError(f"`{self.declared.name}` is a method; jail a function and pass it what it needs")
+        raise PolicyError(
+            f"`{self.declared.name}` is a method, and its `self` lives here, not in a jail",
+            place=getattr(self, "__qualname__", self.declared.name),
+            remedy="write a function that takes what it needs as arguments, or mark it as a staticmethod first",
+        )
 
     def __await__(self) -> Any:
-        """`await agent.register_function(...)` gives the function itself."""
+        """`await agent.register_function(...)` gives the function itself, its registration recorded."""
 
         async def itself() -> JailedFunction:
+            held = self._held()
+            await held.record_pending(held.runtime())
             return self
 
         return itself().__await__()
@@ -110,18 +120,41 @@ def sandboxed(wrapped: Callable[..., Any], **options: Any) -> Callable[..., Any]
 
     For the tools of any framework. Options as for `function`.
     """
-    inner = wrapped.__wrapped__ if isinstance(wrapped, JailedFunction) else wrapped
-    jailed = JailedFunction(inner, Declared.of(inner, **options))
+    inner = plain(wrapped)
+    declared = Declared.of(inner, **{"name": _own_name(inner), **options})
+    if isinstance(wrapped, JailedFunction):
+        declared = declared.beneath(wrapped.declared)
+    jailed = JailedFunction(inner, declared)
     if inspect.iscoroutinefunction(inner):
 
         @functools.wraps(inner)
         async def in_jail(*args: Any, **kwargs: Any) -> Any:
             return await jailed(*args, **kwargs)
 
+        vars(in_jail)["__remit__"] = True
         return in_jail
 
     @functools.wraps(inner)
     def in_jail_sync(*args: Any, **kwargs: Any) -> Any:
+        active_runtime()  # made here, where it can hear signals if this is the main thread
         return run_sync(jailed._call(args, kwargs))  # noqa: SLF001  # the same class's other half
 
+    vars(in_jail_sync)["__remit__"] = True
     return in_jail_sync
+
+
+def _own_name(function: Callable[..., Any]) -> str:
+    """A name for a function that nobody calls by name: a lambda's, a partial's."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return name if name.isidentifier() else "function"
+
+
+def _principal(function: Callable[..., Any]) -> str:
+    """As whom a function acts that stands alone: functions of one name in two modules are two."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    module = getattr(function, "__module__", None) or "?"
+    name = getattr(function, "__qualname__", type(function).__name__)
+    return ALONE + "".join(letter if letter.isprintable() else "?" for letter in f"{module}.{name}")[-100:]

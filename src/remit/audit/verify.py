@@ -31,6 +31,7 @@ from remit.model.event import EventType
 __all__ = ["Report", "verify"]
 
 _MAX_PROBLEMS = 100
+_ENDINGS = frozenset({EventType.OUTCOME, EventType.LIMIT_EXCEEDED, EventType.VIOLATION})  # each ends the call it names
 _MAX_OPEN_CALLS = 100_000
 _CLOCK_SLACK_MS = 1000  # events are stamped before they are queued, so neighbours may be a little out of order
 
@@ -230,7 +231,7 @@ class _Check:
         if event.type == EventType.CALL and event.result == "allowed":
             if len(self._open_calls) < _MAX_OPEN_CALLS:
                 self._open_calls.add(event.call_id)
-        elif event.type == EventType.OUTCOME:
+        elif event.type in _ENDINGS:
             self._open_calls.discard(event.call_id)
 
     def _point(self, notes: _Ahead, points: dict[int, set[bytes]], key: VerifierKey) -> None:

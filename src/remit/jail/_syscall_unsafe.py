@@ -27,6 +27,8 @@ __all__ = [
     "mount",
     "mount_setattr",
     "move_mount",
+    "mseal",
+    "open_real",
     "open_tree",
     "pivot_root",
     "prctl",
@@ -167,10 +169,24 @@ def pivot_root(new: str, old: str) -> None:
     _call("pivot_root", os.fsencode(new), os.fsencode(old))
 
 
-def open_tree(path: str, *, recursive: bool = True) -> int:
-    """open_tree(2) with OPEN_TREE_CLONE: a descriptor of a detached copy of the mount at `path`, close-on-exec."""
-    flags = 1 | os.O_CLOEXEC | (_uapi.AT_RECURSIVE if recursive else 0)
-    return _call("open_tree", AT_FDCWD, os.fsencode(path), flags)
+def mseal(address: int, length: int) -> None:
+    """mseal(2): nobody moves, grows, unmaps or reprotects this range again. Linux 6.10."""
+    _call("mseal", address, length, 0)
+
+
+def open_real(path: str) -> int:
+    """openat2(2) with O_PATH and RESOLVE_NO_SYMLINKS: ELOOP where somebody has put a link since `path` was resolved."""
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, 0x04)
+    try:
+        return _call("openat2", AT_FDCWD, os.fsencode(path), how, len(how))
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+
+
+def open_tree(descriptor: int, *, recursive: bool = True) -> int:
+    """open_tree(2) with OPEN_TREE_CLONE: a descriptor of a detached copy of the mount at `descriptor`, close-on-exec."""
+    flags = 1 | os.O_CLOEXEC | _uapi.AT_EMPTY_PATH | (_uapi.AT_RECURSIVE if recursive else 0)
+    return _call("open_tree", descriptor, b"", flags)
 
 
 def mount_setattr(descriptor: int, attributes: int, *, userns: int = 0, recursive: bool = True) -> None:

@@ -35,13 +35,15 @@ def pack(message: Any) -> bytes:
     """Encode plain data: None, bool, int, float (finite), str, bytes, lists and tuples, dicts with str keys.
 
     Raises:
-        NotPlain: for anything else, deeper than 64, or text that UTF-8 cannot carry.
+        NotPlain: for anything else, deeper than 64, text that UTF-8 cannot carry, or an integer of over 4,300 digits.
     """
     sections: list[bytes] = []
     try:
         text = json.dumps(_plain(message, sections, "$", 0), ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         raise NotPlain("text with a lone surrogate") from error
+    except ValueError as error:  # sys.set_int_max_str_digits
+        raise NotPlain(str(error)) from error
     lengths = b"".join(len(section).to_bytes(4, "little") for section in sections)
     return b"".join([_HEADER.pack(_MAGIC, len(text), len(sections)), lengths, text, *sections])
 
@@ -83,7 +85,7 @@ def unpack(frame: bytes) -> Any:
     Raises:
         ProtocolError: it is not a frame, or not plain data: duplicate keys, NaN, bytes that are not there, too deep.
     """
-    magic, length, count = _HEADER.unpack_from(frame)
+    magic, length, count = _HEADER.unpack_from(frame) if len(frame) >= _HEADER.size else (b"", 0, 0)
     if magic != _MAGIC or count > _MAX_SECTIONS:
         raise ProtocolError("not a frame")
     lengths = [int.from_bytes(frame[12 + 4 * i : 16 + 4 * i], "little") for i in range(count)]
@@ -96,7 +98,16 @@ def unpack(frame: bytes) -> Any:
     if at != len(frame):
         raise ProtocolError("a frame's lengths do not add up")
     try:
-        value = json.loads(text.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates)
+        value = json.loads(
+            text.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_no_duplicates,
+        )
+        if text.count(b"[") + text.count(b"{") > _MAX_DEPTH:
+            _shallow(value)
+        if b"\\ud" in text or b"\\uD" in text:  # half a character: whoever writes it down later would fail
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not plain data: {type(error).__name__}") from None
     return _restore(value, sections) if b'"$' in text else value
@@ -104,6 +115,24 @@ def unpack(frame: bytes) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # 1e999
+        raise ValueError(text)
+    return number
+
+
+def _shallow(value: Any) -> None:
+    """Refuse what is deeper than `pack` makes, without recursion: the parser's own bound is the stack's."""
+    level = [value]
+    for _ in range(_MAX_DEPTH + 2):
+        below = [item for item in level if isinstance(item, (list, dict))]
+        level = [inner for item in below for inner in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return
+    raise ValueError("too deep")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -114,7 +143,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _restore(value: Any, sections: list[bytes]) -> Any:
-    """Put the sections in and take the escapes off. The parser has bounded the depth already."""
+    """Put the sections in and take the escapes off. `_shallow` has bounded the depth."""
     if isinstance(value, list):
         return [_restore(item, sections) for item in value]
     if not isinstance(value, dict):

@@ -6,6 +6,7 @@ needs (filters, paths, ids) was computed in the host: nothing is decided here.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from binascii import a2b_base64
@@ -38,26 +39,27 @@ def template(plan: Plan, parent: int, hand_over: Callable[[int], None]) -> None:
         file_handles=max(plan["file_handles"] + CHANNEL + 1, _TEMPLATE_HANDLES),
         file_size=plan["file_size"],
         import_memory=plan["import_memory"],
+        addresses=plan["addresses"],
+        tasks=plan["stray"],
     )
     _become(plan["identity"])
     system.prctl(_uapi.PR_SET_NO_NEW_PRIVS, 1)
     system.prctl(_uapi.PR_SET_DUMPABLE, 1)  # a change of uid cleared it; the broker reads addresses from outside
     _die_with(parent)  # a change of uid cleared this too
+    _try_grants(plan)
     landlock.restrict(plan["abi"], plan["paths"])
     _filter(plan, hand_over)
 
 
 def call(plan: Plan, parent: int, tail: bytes, sibling_layer: int, descriptors: list[int]) -> None:
     """Put the last walls on a call: its own domain, its own filter, and nothing open but 0, 1, 2 and its channel."""
-    if tail:  # else a pid namespace ends with the zygote, and the long filter has closed what the tail would
-        _die_with(parent)
+    _die_with(parent)
     if sibling_layer >= 0:
         system.landlock_restrict(sibling_layer)
     if plan["call_userns"]:
         system.drop_capabilities()  # a new user namespace came with all of them
     _keep_only(descriptors)
-    if tail:
-        system.seccomp_filter(tail.replace(_PID_PLACE, os.getpid().to_bytes(4, "little")))
+    system.seccomp_filter(tail.replace(_PID_PLACE, os.getpid().to_bytes(4, "little")))
 
 
 def _die_with(parent: int) -> None:
@@ -69,13 +71,14 @@ def _die_with(parent: int) -> None:
 
 def _take_root(plan: Plan) -> None:
     if plan["own_mounts"]:
-        identity = plan["identity"]
         namespaces.new_root(
             read_only=plan["read_only"],
             writable=plan["writable"],
+            granted={path for path, _ in plan["granted"]},
+            hide=plan["hide"],
             devices=plan["devices"],
             links=plan["links"],
-            owner=(identity[0], identity[1]) if identity else None,
+            owner=plan["identity"],
         )
 
 
@@ -88,6 +91,14 @@ def _become(identity: list[int] | None) -> None:
         os.setresuid(uid, uid, uid)
     system.prctl(_uapi.PR_CAP_AMBIENT, _uapi.PR_CAP_AMBIENT_CLEAR_ALL)
     system.drop_capabilities()
+
+
+def _try_grants(plan: Plan) -> None:
+    """A grant that file permissions take back is an error now, not a surprise in the middle of a call."""
+    for path, mode in plan["granted"]:
+        if not os.access(path, mode):
+            raise OSError(errno.EACCES, f"uid {os.getuid()}, as which the jail runs, may not use this grant", path)
+    os.chdir(plan["cwd"])
 
 
 def _filter(plan: Plan, hand_over: Callable[[int], None]) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from importlib.machinery import ModuleSpec
+from io import BufferedWriter, FileIO, TextIOWrapper
 
 from remit.jail import channel
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from remit.jail.spec import Plan
 
-__all__ = ["Sources", "Watch", "execute", "load", "serve"]
+__all__ = ["Output", "Sources", "Watch", "capture", "execute", "explain", "load", "serve"]
 
 _TEXT = 16_384  # an exception's message and traceback are cut to this many characters
 _BALLAST = 512 * 1024  # given back when memory has run out, so that there is some to say so with
@@ -154,7 +156,7 @@ class Watch:
             self.last = (f"network:{name}:{port}" if port else f"network:{name}", "")
 
     def _program(self, arguments: tuple[Any, ...]) -> None:
-        self.last = (f"basic_execution:{os.fsdecode(arguments[0])}", os.fsdecode(arguments[0]))
+        self.last = (f"basic_execution:{os.fsdecode(arguments[0])}", "")
 
     def _shell(self, arguments: tuple[Any, ...]) -> None:
         self.last = ("basic_execution:sh", "")
@@ -164,13 +166,17 @@ class Watch:
 
     def missing(self, error: BaseException) -> str:
         """Return the grant whose want made `error`, as one would type it, or ""."""
-        if self.last is None or not isinstance(error, OSError) or error.errno not in _REFUSED:
+        if self.last is None or not isinstance(error, OSError):
             return ""
         grant, path = self.last
-        name = error.filename
-        if path and isinstance(name, (str, bytes)) and os.path.abspath(os.fsdecode(name)) != os.path.abspath(path):
+        if type(error).__name__ in ("gaierror", "herror"):  # a resolver has numbers of its own
+            return grant if grant.startswith("network:") else ""
+        if error.errno not in _REFUSED:
             return ""
-        return grant
+        name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+        if path:  # a file that was opened is what is missing only if it is what the error is about
+            return grant if name and os.path.abspath(name) == path else ""
+        return grant if not name or grant.endswith(name) else ""
 
 
 def load(plan: Plan, bootstrap: ModuleType | None) -> Callable[..., Any] | None:
@@ -202,8 +208,10 @@ def load(plan: Plan, bootstrap: ModuleType | None) -> Callable[..., Any] | None:
         if bootstrap is None:
             raise ImportError("no loader for functions that travel by value")
         function = bootstrap.load_pickle(code["payload"])
-    for name in single:
-        os.environ.pop(name, None)
+    if plan["threads"]:
+        for name in single:
+            os.environ.pop(name, None)
+    # Else what is imported later must not try to start any either: OpenBLAS ends its process when it cannot.
     os.environ.update({name: value for name, value in plan["environment"] if name in single})
     return getattr(function, "__wrapped__", function) if code["kind"] != "program" else None
 
@@ -212,7 +220,6 @@ def serve(descriptor: int, function: Callable[..., Any], watch: Watch, bootstrap
     """Be one call: read the request, run the function, answer, end."""
     ballast: bytearray | None = bytearray(_BALLAST)
     try:
-        _rehearse()
         request = channel.unpack(_receive(descriptor))
         _reseed()
         watch.last = None
@@ -225,13 +232,13 @@ def serve(descriptor: int, function: Callable[..., Any], watch: Watch, bootstrap
             frame = channel.pack({"value": value})
         except MemoryError as error:
             ballast = None
-            frame = channel.pack({"memory": _explain(error)})
+            frame = channel.pack({"memory": explain(error)})
         except channel.NotPlain as error:
             frame = channel.pack({"unplain": str(error)[:_TEXT]})
         except SystemExit as error:
             frame = channel.pack({"raised": {"type": "SystemExit", "message": str(error.code)[:200], "traceback": ""}})
         except BaseException as error:  # noqa: BLE001 - whatever leaves the function is its outcome
-            raised = _explain(error)
+            raised = explain(error)
             raised["needs"] = watch.missing(error)
             frame = channel.pack({"raised": raised})
         for stream in (sys.stdout, sys.stderr):
@@ -244,37 +251,67 @@ def serve(descriptor: int, function: Callable[..., Any], watch: Watch, bootstrap
         ballast = None
         _send(descriptor, channel.pack({"memory": {"type": "MemoryError", "message": "", "traceback": ""}}))
     del ballast
-    os.read(descriptor, 1)  # the host reads what was used, then ends this process
-
-
-def _rehearse() -> None:
-    """Go through the motions of a call, so that the pages that it will write are this process's own already.
-
-    A fork shares its pages until they are written, and each first write costs microseconds: they are spent here, before
-    there is a request. The numbers are of no matter, the code that runs is.
-    """
-    for _ in range(2):
-        request = channel.unpack(channel.pack({"args": [1, "a", 1.5, None], "kwargs": {"a": [True, {"b": "c"}]}}))
-        channel.FrameReader(64).feed(b"rmt1")
-        channel.pack({"value": request["args"]})
-    _reseed()
 
 
 async def _await(value: Any) -> Any:
     return await value
 
 
-def execute(descriptor: int) -> None:
-    """Become a program: read its arguments and execute it. Answers only when it cannot."""
+class Output(FileIO):
+    """Standard output or error: what is beyond its end is dropped, so that a noisy function keeps its result."""
+
+    def write(self, data: Any) -> int:
+        """See io.RawIOBase. The kernel says EPERM at the end of a sealed file, EFBIG at the limit of file sizes."""
+        try:
+            written = super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EFBIG):
+                raise
+            return memoryview(data).nbytes
+        return written if written is not None else 0
+
+
+def capture() -> None:
+    """Let `sys.stdout` and `sys.stderr` of this template's calls end quietly at their limit."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        raw = Output(descriptor, "w", closefd=False)
+        stream = TextIOWrapper(
+            BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True, newline="\n"
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def execute(descriptor: int, *, init: bool) -> None:
+    """Become a program: read its arguments and execute it. Answers only when it cannot.
+
+    Args:
+        init: it may start processes, and this is the first of its pid namespace: stay, reap, and end as it ends.
+    """
     request = channel.unpack(_receive(descriptor))
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # as Python found them: a program expects the defaults
+        signal.signal(number, signal.SIG_DFL)
+    if init:
+        program = os.fork()
+        if program:
+            os._exit(_outlive(program))
     try:
         os.chdir(request["cwd"])
         os.execve(request["program"], request["argv"], dict(request["environment"]))  # noqa: S606 - the granted one
     except OSError as error:
         _send(descriptor, channel.pack({"exec": [error.errno, os.strerror(error.errno or 0)]}))
+        os._exit(127)
 
 
-def _explain(error: BaseException) -> dict[str, Any]:
+def _outlive(program: int) -> int:
+    """Reap everything until `program` ends; returns its status as a shell would say it."""
+    while True:
+        pid, status = os.wait()
+        if pid == program:
+            return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def explain(error: BaseException) -> dict[str, Any]:
     """Return an exception as text: its type, message and traceback without remit's own frames."""
     kind = type(error)
     name = (

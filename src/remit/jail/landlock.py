@@ -55,7 +55,7 @@ def restrict(abi: int, paths: list[tuple[str, int]]) -> None:
     """Confine the calling thread to `paths`, each with its rights (`READ`, `WRITE`, `EXECUTE`, combined).
 
     Raises:
-        OSError: a path does not exist, or the kernel refuses. Nothing is confined then.
+        OSError: a path does not exist or leads through a symbolic link, or the kernel refuses. Nothing is confined then.
     """
     if abi == 0:  # the host has accepted that it is not there, or no plan with 0 would have been made
         return
@@ -63,7 +63,7 @@ def restrict(abi: int, paths: list[tuple[str, int]]) -> None:
     ruleset = system.landlock_create(struct.pack("=QQQ", files, tcp, scopes)[: _size(abi)])
     try:
         for path, access in paths:
-            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            descriptor = system.open_real(path)
             try:
                 if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
                     access &= _ON_FILES

@@ -1,7 +1,7 @@
 """The supervisor's side of seccomp user notification: hear a refused call, say what it was, refuse it.
 
-See seccomp_unotify(2). What is read from the jail's memory is only a word in an event, so it does not matter that the
-jail can change it. The one call that is let go on is the clone by which a template forks: its flags are in a register.
+See seccomp_unotify(2). Nothing is ever allowed here, so nothing that the jail can change while it is read matters:
+what is read from its memory is only a word in an event.
 """
 
 from __future__ import annotations
@@ -14,33 +14,34 @@ from dataclasses import dataclass
 
 from remit.jail import _uapi
 
-__all__ = ["Notice", "let_go_on", "names_of", "receive", "refuse"]
+__all__ = ["Notice", "answer", "receive"]
 
 _NOTICE = struct.Struct("=QIIiIQ6Q")
 _ANSWER = struct.Struct("=QqiI")
 _RECEIVE = 0xC0502100  # SECCOMP_IOCTL_NOTIF_RECV
 _SEND = 0xC0182101  # SECCOMP_IOCTL_NOTIF_SEND
-_FAMILIES = {1: "AF_UNIX", 2: "AF_INET", 10: "AF_INET6", 16: "AF_NETLINK", 17: "AF_PACKET", 38: "AF_ALG", 40: "AF_VSOCK"}
+_FAMILIES = {
+    1: "AF_UNIX",
+    2: "AF_INET",
+    10: "AF_INET6",
+    16: "AF_NETLINK",
+    17: "AF_PACKET",
+    38: "AF_ALG",
+    40: "AF_VSOCK",
+}
 _KINDS = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 3: "SOCK_RAW", 5: "SOCK_SEQPACKET"}
 _LOOK_LIKE_NO_PERMISSION = frozenset({"socket", "connect", "bind", "listen", "sendto", "execve", "execveat"})
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A system call that waits for an answer: the kernel's id for it, the thread, the name, its arguments."""
+    """A refused system call: the kernel's id for it, the thread, its thread group, the name, on what."""
 
     id: int
     tid: int
+    group: tuple[int, ...]
     what: str
-    arguments: tuple[int, ...]
-
-    def group(self) -> tuple[int, ...]:
-        """The thread group's pid as seen from here and inwards, one per pid namespace (proc_pid_status(5))."""
-        return _group(self.tid)
-
-    def resource(self) -> str:
-        """What it was tried upon, as far as its arguments tell."""
-        return _resource(self.tid, self.what, self.arguments)
+    resource: str
 
 
 def receive(listener: int, names: dict[int, str]) -> Notice | None:
@@ -54,26 +55,19 @@ def receive(listener: int, names: dict[int, str]) -> Notice | None:
         raise
     number, tid, _, call, _, _, *arguments = _NOTICE.unpack(buffer)
     name = names.get(call, f"syscall {call}")
-    return Notice(number, tid, name, tuple(arguments))
+    return Notice(number, tid, _group(tid), name, _resource(tid, name, arguments))
 
 
-def refuse(listener: int, notice: Notice) -> None:
-    """Refuse the call. A caller that died meanwhile needs no answer."""
+def answer(listener: int, notice: Notice) -> bool:
+    """Refuse the call. False when the caller died meanwhile: then its pid, and what was read by it, may be another's."""
     refusal = errno.EACCES if notice.what in _LOOK_LIKE_NO_PERMISSION else errno.EPERM
-    _answer(listener, _ANSWER.pack(notice.id, 0, -refusal, 0))
-
-
-def let_go_on(listener: int, notice: Notice) -> None:
-    """Have the kernel run the call. Only safe where all that matters is in registers, as clone's flags are."""
-    _answer(listener, _ANSWER.pack(notice.id, 0, 0, _uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE))
-
-
-def _answer(listener: int, answer: bytes) -> None:
     try:
-        fcntl.ioctl(listener, _SEND, answer)
+        fcntl.ioctl(listener, _SEND, _ANSWER.pack(notice.id, 0, -refusal, 0))
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
+        return False
+    return True
 
 
 def _group(tid: int) -> tuple[int, ...]:
@@ -88,7 +82,7 @@ def _group(tid: int) -> tuple[int, ...]:
     return ()
 
 
-def _resource(tid: int, name: str, arguments: tuple[int, ...]) -> str:
+def _resource(tid: int, name: str, arguments: list[int]) -> str:
     if name == "socket":
         family, kind = arguments[0] & 0xFFFFFFFF, arguments[1] & 0xF
         return f"{_FAMILIES.get(family, family)} {_KINDS.get(kind, kind)}"

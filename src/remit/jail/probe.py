@@ -36,6 +36,7 @@ class Features:
         landlock_abi: Landlock's ABI, 0 for none.
         namespaces: mount, pid, network, IPC and UTS namespaces, and a new root, can be made.
         call_userns: an unprivileged process can make a user namespace: each call gets its own.
+        stack_sealed: a process can seal its stack (mseal(2)), so that mremap(2) need not be refused.
         listener: seccomp user notification works (False inside another sandbox that uses it).
         cores, machine, kernel: from sysconf(3) and uname(2).
     """
@@ -46,6 +47,7 @@ class Features:
     namespaces: bool = False
     call_userns: bool = False
     listener: bool = False
+    stack_sealed: bool = False
     cores: int = 1
     machine: str = ""
     kernel: str = ""
@@ -54,6 +56,11 @@ class Features:
     def of(cls, found: Mapping[str, Any]) -> Features:
         """Make it from the zygote's answer."""
         return cls(supported=True, **found)
+
+    @property
+    def scoped(self) -> bool:
+        """Whether Landlock keeps a domain's signals to itself (ABI 6)."""
+        return self.landlock_abi >= 6
 
     @property
     def tier(self) -> str:

@@ -65,19 +65,19 @@ Rules = Mapping[str, int | tuple[Clause, ...]]
 # --- policy ---------------------------------------------------------------------------------------------------------
 
 _ALLOWED = """
-read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 open openat openat2 creat close close_range
+read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range
 stat fstat lstat newfstatat statx access faccessat faccessat2 lseek getdents getdents64 readlink readlinkat getcwd chdir
 fchdir dup dup2 dup3 pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait
-epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4 brk munmap mremap mprotect
+epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4 brk munmap mprotect
 msync madvise mincore mlock munlock membarrier pkey_alloc pkey_free pkey_mprotect rt_sigaction rt_sigprocmask rt_sigreturn
 rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday
 time getpid gettid getppid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid uname sysinfo
 getrlimit getrusage times getcpu sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_getattr
 sched_get_priority_max sched_get_priority_min sched_rr_get_interval futex futex_waitv set_robust_list get_robust_list
-set_tid_address arch_prctl rseq exit exit_group wait4 waitid restart_syscall fsync fdatasync sync_file_range fallocate
-ftruncate truncate rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink symlinkat flock umask
+set_tid_address rseq exit exit_group wait4 waitid restart_syscall fsync fdatasync sync_file_range fallocate
+ftruncate rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink symlinkat flock umask
 copy_file_range sendfile splice tee fadvise64 readahead getrandom timer_create timer_settime timer_gettime timer_getoverrun
-timer_delete setitimer getitimer alarm pause recvfrom recvmsg shutdown getsockopt setsockopt getsockname getpeername statfs
+timer_delete setitimer getitimer alarm pause recvfrom recvmsg shutdown getsockopt getsockname getpeername statfs
 fstatfs capget getpriority ioprio_get get_mempolicy setsid setpgid mlock2 accept accept4
 """.split()  # noqa: SIM905 - a table that is read as text
 
@@ -94,13 +94,24 @@ _ABSENT = """
 clone3 io_uring_setup io_uring_enter io_uring_register memfd_create memfd_secret rseq_slice map_shadow_stack cachestat
 statmount listmount mseal futex_wake futex_wait futex_requeue landlock_create_ruleset landlock_add_rule pidfd_open
 pidfd_send_signal process_madvise process_mrelease set_mempolicy_home_node lsm_get_self_attr lsm_set_self_attr
-lsm_list_modules setxattrat getxattrat listxattrat removexattrat file_getattr file_setattr
+lsm_list_modules setxattrat getxattrat listxattrat removexattrat file_getattr file_setattr openat2
+""".split()  # noqa: SIM905 - a table that is read as text
+
+# As on a file system that has none: libraries copy a file without them.
+_EXTENDED = """
+setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr removexattr lremovexattr
+fremovexattr
 """.split()  # noqa: SIM905 - a table that is read as text
 
 # They change a file by name outside of what Landlock governs: only where every mount outside the grants is read-only.
 _ATTRIBUTES = """
 chmod fchmod fchmodat fchmodat2 chown fchown fchownat lchown utime utimes utimensat futimesat
 """.split()  # noqa: SIM905 - a table that is read as text
+
+# Which argument is the mode of a file that is made or changed: set-uid and set-gid bits are refused, because in a
+# write grant the file is the host's.
+_MODES = {"open": 2, "openat": 3, "creat": 1, "chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2}
+_O_ACCMODE, _O_TRUNC = 0o3, 0o1000
 
 _THREAD = _uapi.CLONE_VM | _uapi.CLONE_FS | _uapi.CLONE_FILES | _uapi.CLONE_SIGHAND | _uapi.CLONE_THREAD
 _NAMESPACES = (
@@ -117,6 +128,25 @@ _NAMESPACES = (
 _MSG_OOB, _MSG_FASTOPEN = 0x1, 0x20000000
 _SOCK_TYPE = 0xFFFFFFFF & ~(0o4000 | 0o2000000)  # without SOCK_NONBLOCK and SOCK_CLOEXEC
 _MAP_SHARED_ANONYMOUS = 0x01 | 0x20
+_MAP_GROWSDOWN = 0x100
+_SIGKILL = 9
+_SOL_SOCKET = 1
+_SOCKET_OPTIONS = (
+    2,  # SO_REUSEADDR
+    6,  # SO_BROADCAST
+    7,  # SO_SNDBUF
+    8,  # SO_RCVBUF
+    9,  # SO_KEEPALIVE
+    10,  # SO_OOBINLINE
+    13,  # SO_LINGER
+    15,  # SO_REUSEPORT
+    16,  # SO_PASSCRED
+    20,  # SO_RCVTIMEO
+    21,  # SO_SNDTIMEO
+    66,  # SO_RCVTIMEO_NEW
+    67,  # SO_SNDTIMEO_NEW
+)
+_ARCH_SEGMENTS = (0x1001, 0x1002, 0x1003, 0x1004)  # set and get GS and FS
 _PRCTL_ALLOWED = (
     _uapi.PR_SET_NAME,
     _uapi.PR_GET_NAME,
@@ -156,7 +186,15 @@ _IOCTL_ALLOWED = (
 
 
 def template_rules(
-    *, programs: bool, processes: bool, threads: bool, own_mounts: bool, child_flags: int, lean: bool = False
+    *,
+    programs: bool,
+    processes: bool,
+    threads: bool,
+    own_mounts: bool,
+    child_flags: int,
+    signals: bool = True,
+    truncation: bool = True,
+    remap: bool = True,
 ) -> Rules:
     """Return the rules of the long filter, which a template carries before it imports anything.
 
@@ -166,16 +204,33 @@ def template_rules(
         threads: whether the call may start threads.
         own_mounts: whether every mount outside the write grants is read-only, so that chmod and the like may run.
         child_flags: the exact clone flags by which the template forks a call.
-        lean: calls add no filter of their own, so this one closes what the tail would; the supervisor lets the
-            template's own clone go on, and nobody else's.
+        signals: whether something else (Landlock's scope, a uid of its own) keeps a template's signals to itself.
+        truncation: whether something else (Landlock ABI 3, read-only mounts) governs truncation by name.
+        remap: whether the stack is sealed, or mremap(2) would grow it past the memory limit, which does not count it.
     """
     rules: dict[str, int | tuple[Clause, ...]] = dict.fromkeys(_ALLOWED, ALLOW)
     rules.update(dict.fromkeys(_NOTIFIED, NOTIFY))
     rules.update(dict.fromkeys(_ABSENT, deny(errno.ENOSYS)))
+    rules.update(dict.fromkeys(_EXTENDED, deny(errno.EOPNOTSUPP)))
+    refused, allowed = Clause(deny()), Clause(ALLOW)
     if own_mounts:
         rules.update(dict.fromkeys(_ATTRIBUTES, ALLOW))
-    refused, allowed = Clause(deny()), Clause(ALLOW)
-    clauses = [Clause(NOTIFY if lean else ALLOW, (Test(0, child_flags),))]
+    for name, place in _MODES.items():
+        if own_mounts or name not in _ATTRIBUTES:
+            setting = tuple(Clause(deny(), (Test(place, bit, mask=bit),)) for bit in (0o4000, 0o2000))
+            rules[name] = (*setting, allowed)
+    if truncation:
+        rules["truncate"] = ALLOW
+    else:  # O_RDONLY | O_TRUNC truncates, and before ABI 3 Landlock takes it for reading
+        for name, place in (("open", 1), ("openat", 2)):
+            known = rules[name]
+            quiet = Clause(deny(errno.EACCES), (Test(place, _O_TRUNC, mask=_O_TRUNC | _O_ACCMODE),))
+            rules[name] = (quiet, *(known if isinstance(known, tuple) else ()))
+    rules["mremap"] = ALLOW if remap else deny(errno.ENOMEM)
+    rules["arch_prctl"] = (*(Clause(ALLOW, (Test(0, code),)) for code in _ARCH_SEGMENTS), Clause(deny(errno.EINVAL)))
+    options = (Clause(ALLOW, (Test(1, _SOL_SOCKET), Test(2, option))) for option in _SOCKET_OPTIONS)
+    rules["setsockopt"] = (*options, Clause(deny(errno.ENOPROTOOPT)))
+    clauses = [Clause(ALLOW, (Test(0, child_flags),))]
     thread = (Test(0, _THREAD, mask=_THREAD), Test(0, 0, mask=_NAMESPACES))
     clauses.append(Clause(ALLOW if threads else deny(errno.EAGAIN), thread))
     if processes:
@@ -186,23 +241,20 @@ def template_rules(
     rules["clone"] = (*clauses, Clause(NOTIFY))
     if programs:
         rules.update({"execve": ALLOW, "execveat": ALLOW})
-    # Shared anonymous memory is not counted by RLIMIT_DATA, so it is refused (kernel-wide, see THREAT_MODEL.md G5).
-    rules["mmap"] = (
-        Clause(deny(errno.ENOMEM), (Test(3, _MAP_SHARED_ANONYMOUS, mask=_MAP_SHARED_ANONYMOUS),)),
-        allowed,
-    )
+    # Neither shared anonymous memory nor a mapping that grows like a stack is counted by RLIMIT_DATA (THREAT_MODEL.md G5).
+    uncounted = (_MAP_SHARED_ANONYMOUS, _MAP_GROWSDOWN)
+    rules["mmap"] = (*(Clause(deny(errno.ENOMEM), (Test(3, flags, mask=flags),)) for flags in uncounted), allowed)
     pair = [Clause(ALLOW, (Test(0, 1), Test(1, kind, mask=_SOCK_TYPE))) for kind in (1, 5)]  # STREAM, SEQPACKET
     rules["socketpair"] = (*pair, Clause(deny(errno.EACCES)))
     out_of_band = Clause(deny(errno.EOPNOTSUPP), (Test(3, _MSG_OOB, mask=_MSG_OOB),))
     fast_open = Clause(deny(errno.EOPNOTSUPP), (Test(3, _MSG_FASTOPEN, mask=_MSG_FASTOPEN),))
     rules["sendto"] = (Clause(NOTIFY, (Test(4, 0, negate=True, wide=True),)), out_of_band, fast_open, allowed)
-    message = tuple(
-        Clause(deny(errno.EOPNOTSUPP), (Test(2, flag, mask=flag),)) for flag in (_MSG_OOB, _MSG_FASTOPEN)
-    )
+    message = tuple(Clause(deny(errno.EOPNOTSUPP), (Test(2, flag, mask=flag),)) for flag in (_MSG_OOB, _MSG_FASTOPEN))
     rules["sendmsg"] = (*message, allowed)
     rules["prctl"] = (
         *(Clause(ALLOW, (Test(0, option),)) for option in _PRCTL_ALLOWED),
-        Clause(deny() if lean else ALLOW, (Test(0, _uapi.PR_SET_PDEATHSIG),)),  # the tail filter takes it away
+        # The call sets it once more, to the same; without it a stray child of a template would outlive the zygote.
+        Clause(ALLOW, (Test(0, _uapi.PR_SET_PDEATHSIG), Test(1, _SIGKILL))),
         refused,
     )
     rules["fcntl"] = (*(Clause(ALLOW, (Test(1, command),)) for command in _FCNTL_ALLOWED), refused)
@@ -212,8 +264,11 @@ def template_rules(
     )
     rules["personality"] = (Clause(ALLOW, (Test(0, 0xFFFFFFFF),)), refused)
     # Signals, limits and one more filter stay open for the template; the tail filter closes them for the call.
-    rules.update(dict.fromkeys(("kill", "tgkill", "landlock_restrict_self"), ALLOW))
-    rules["seccomp"] = deny() if lean else ALLOW
+    rules.update(dict.fromkeys(("landlock_restrict_self", "seccomp"), ALLOW))
+    if signals:
+        rules.update(dict.fromkeys(("kill", "tgkill"), ALLOW))
+    if not processes and not programs:  # by its session the zygote knows whose a stray child is
+        rules["setsid"] = deny()
     if processes:  # a pid namespace of its own keeps everybody else out of sight
         rules.update(dict.fromkeys(("tkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"), ALLOW))
     # The zygote sets every limit from outside; inside they can only be read, and only one's own.
@@ -339,7 +394,9 @@ def assemble(rules: Rules, *, machine: str, default: int | None = None, notify: 
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
-def evaluate(program: bytes, *, machine: str, number: int, arguments: tuple[int, ...] = (), arch: int | None = None) -> int:
+def evaluate(
+    program: bytes, *, machine: str, number: int, arguments: tuple[int, ...] = (), arch: int | None = None
+) -> int:
     """Run `program` on one system call as the kernel would; returns the action. For tests.
 
     Raises:

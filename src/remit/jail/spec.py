@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypedDict
 
-__all__ = ["Code", "Ending", "JailSpec", "Plan", "Refusal", "Usage"]
+__all__ = ["Code", "Ending", "JailSpec", "Plan", "Refusal", "Terms", "Usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,17 @@ class JailSpec:
         path: `sys.path` inside, the interpreter's own folders included.
         interpreter: folders and files that the interpreter needs, read-only.
         read, write, execute: the granted paths. A path may stand in several.
+        hide: paths beneath a grant that are masked by an empty mount; they exist.
+        freeze: paths beneath a write grant that stay readable, if read was granted, and cannot be changed; they exist.
+        cwd: the working directory, which must be within a grant, or `/`.
         links: symbolic links to make where mounts are ours: (link, target).
         tmp: size of a private scratch in bytes, 0 for none.
         devices: whether /dev/null, zero, full, random, urandom are there.
         environment: the variables inside.
         memory: what the call may add to its template.
-        cpu, timeout: of one call. file_handles, processes, threads, output, file_size, result: likewise.
+        cpu, timeout: of one call. file_handles, processes, threads, output, file_size, result: likewise. With more
+            than one process, threads count as processes, so that memory / processes for each keeps the sum; the
+            kernel counts output as a file, so that `file_size` is at least `output`.
         import_timeout, import_cpu, import_memory: of the template's import.
         required: names of the guarantees without which the call must not run.
     """
@@ -64,6 +69,7 @@ class JailSpec:
     links: tuple[tuple[str, str], ...] = ()
     hide: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()
+    cwd: str = "/"
     tmp: int = 0
     devices: bool = False
     environment: tuple[tuple[str, str], ...] = ()
@@ -87,15 +93,35 @@ class JailSpec:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+class Terms(TypedDict):
+    """What the zygote itself needs to know of a template. Nothing of its code or environment: the zygote's memory is
+    copied into every template, and two owners share nothing."""
+
+    identity: list[int] | None  # uid and gid to become, as root
+    notify: bool  # whether the long filter has a listener
+    call_userns: bool  # whether a call has a user namespace of its own, so that RLIMIT_NPROC is exact
+    tree: bool  # whether a call may have children, whose CPU time counts
+    cpu: int
+    tasks: int  # processes and threads of a call
+    memory: int
+    file_handles: int
+    output: int
+    tmp: int
+    import_timeout: int
+    import_cpu: int
+
+
 class Plan(TypedDict):
-    """A JailSpec made ready for this machine: what the zygote and a template carry out without deciding anything."""
+    """A JailSpec made ready for this machine: what a template carries out without deciding anything."""
 
     own_mounts: bool  # a root of its own, of the binds below
     read_only: list[str]
     writable: list[str]
+    granted: list[tuple[str, int]]  # what the jail's user must be able to do (access(2)) with which path
+    hide: list[str]
     devices: list[str]
     links: list[list[str]]
-    tmp: int
+    cwd: str
     identity: list[int] | None  # uid and gid to become, as root
     abi: int  # Landlock's
     paths: list[tuple[str, int]]  # Landlock's rules
@@ -103,19 +129,18 @@ class Plan(TypedDict):
     filter: str  # base64 of the long filter
     tail: str  # base64 of the short one, with seccomp.PID_PLACE in it
     call_flags: int  # clone flags of a call
-    call_userns: bool  # whether they hold CLONE_NEWUSER, so that RLIMIT_NPROC is exact
-    cpu: int
-    tasks: int  # processes and threads of a call
-    memory: int
+    call_userns: bool  # whether they hold CLONE_NEWUSER
+    threads: bool  # whether a call may start any
+    init: bool  # whether a program needs a first process above it that reaps
     file_handles: int
     file_size: int
-    output: int
-    import_timeout: int
-    import_cpu: int
     import_memory: int
+    addresses: int
+    stray: int  # how many processes of its uid a template may have alive at most, 0 where they cannot be told
     environment: list[list[str]]
     path: list[str]
-    roots: list[str]  # what may be read, for messages only
+    readable: list[str]  # what may be read, and what written, for messages only
+    changeable: list[str]
     code: dict[str, Any]
 
 
@@ -161,6 +186,7 @@ class Ending:
         message, traceback: text of an exception.
         exit_status: a program's own exit status.
         stdout, stderr: what it wrote, capped.
+        output_truncated: whether it wrote more than `output` to either; the function is not told.
         refusals: what it tried and was refused, in order, at most 100.
         usage: what it used.
         used, bound: for a limit, in its unit.
@@ -175,6 +201,7 @@ class Ending:
     exit_status: int | None = None
     stdout: bytes = b""
     stderr: bytes = b""
+    output_truncated: bool = False
     refusals: tuple[Refusal, ...] = ()
     usage: Usage = Usage()
     used: int | None = None

@@ -6,12 +6,11 @@ kills; this side only decides what an ending means. Nothing that a jail sends is
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
-import re
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -21,12 +20,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from remit.jail import channel, notify, plan
+from remit.jail import channel, endings, notify, plan
 from remit.jail.pool import Demand, Slots
 from remit.jail.probe import Features, guarantees
-from remit.jail.spec import Ending, JailSpec, Refusal, Usage
+from remit.jail.spec import Ending, JailSpec, Refusal
 
 __all__ = ["Call", "Supervisor", "Template", "Unfit", "Unheld"]
 
@@ -36,10 +35,6 @@ _REFUSALS = 100
 _OVERHEAD = 256 * 1024  # of a result frame: the JSON around the value, or an exception's text
 _LINGER = 0.25  # seconds that an answered call has to end by itself
 _TICK = 1.0
-_ANCILLARY = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 16) if hasattr(socket, "CMSG_SPACE") else 0
-_TICK_SECONDS = 0.01  # USER_HZ is 100 on both machines (proc_pid_stat(5))
-_NSTGID = re.compile(rb"^NStgid:\s*(.*)$", re.M)
-_HWM = re.compile(rb"^VmHWM:\s*(\d+) kB$", re.M)
 
 
 class Unheld(Exception):
@@ -67,9 +62,6 @@ class Template:
         self.number = number
         self.spec = spec
         self.ready: Future[Mapping[str, Any]] = Future()
-        self.pid = 0  # as the zygote sees it
-        self.tid = 0  # as this process sees it, once that has been found out
-        self.call_flags = 0
         self.warm: deque[_Jail] = deque()
         self.waiting: deque[Call] = deque()
         self.demand = Demand()
@@ -77,21 +69,20 @@ class Template:
         self.gone = ""
         self.used = time.monotonic()
         self.refused: list[Refusal] = []
+        self.listener = -1
 
 
 class _Jail:
     """A locked-down process that waits for its request, or has had it."""
 
     def __init__(
-        self, number: int, pid: int, sock: socket.socket, output: list[int], template: Template, base: int
+        self, number: int, pid: int, sock: socket.socket | None, output: list[int], template: Template
     ) -> None:
         self.number = number
         self.pid = pid
-        self.sock: socket.socket | None = sock
+        self.sock = sock
         self.output = output
         self.template = template
-        self.base = base  # resident bytes that it has from its template
-        self.sender = 0  # its pid as this process sees it, told by the kernel with what it sends
         self.call: Call | None = None
 
 
@@ -109,6 +100,7 @@ class Call:
         self.reader = channel.FrameReader(spec.result + _OVERHEAD)
         self.frame: bytes | None = None
         self.broken = ""
+        self.closed = False
         self.oversize = 0
         self.refusals: list[Refusal] = []
         self.began = 0
@@ -153,6 +145,7 @@ class Supervisor:
         self._serial = int.from_bytes(os.urandom(3), "big")  # as root, uids of two runtimes should not meet
         self._spawn_serial = 0
         self._closed = False
+        self._over_with = False
         self._pid = os.getpid()
         self.features = Features()
         self._start()
@@ -216,17 +209,22 @@ class Supervisor:
 
     def close(self) -> None:
         """End every jail and the zygote; calls in flight end as `killed`. Idempotent."""
-        with self._lock:
-            if self._closed:
-                return
+        if os.getpid() != self._pid:  # the lock may be held by a thread that this fork does not have
             self._closed = True
-        if os.getpid() != self._pid:
             return
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_RDWR)
-        self._wake()
+        with self._lock:
+            self._closed = True
+            if self._over_with:
+                self._reap()
+                return
+            with contextlib.suppress(OSError):
+                self._control.shutdown(socket.SHUT_RDWR)
+            self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        self._reap()
+
+    def _reap(self) -> None:
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -256,21 +254,32 @@ class Supervisor:
             raise Unheld("scratch_quota", held["scratch_quota"].missing, held["scratch_quota"].remedy)
         if spec.processes > 1 and not self.features.call_userns:
             raise Unheld("processes", "user namespaces", "grant one process, or " + held["scratch_quota"].remedy)
+        if spec.processes > 1 and spec.code.kind != "program" and not (self.features.root or self.features.scoped):
+            raise Unheld("processes", "landlock ABI 6", "grant one process, or use Linux 6.12 or newer")
+        if (spec.hide or spec.freeze) and not self.features.namespaces:
+            remedy = "grant what is beside the denied path instead, or " + held["file_metadata"].remedy
+            raise Unheld("files", "mount namespaces to deny a path beneath a granted one", remedy)
         key = spec.key()
+        self._own()
         with self._lock:
             if not self.alive:
-                raise Unfit({"gone": "the supervisor is closed, or this process was forked from the one that owns it"})
+                raise Unfit({"gone": "the supervisor is closed, or its zygote has ended"})
             template = self._templates.get(key)
             if template is None or template.gone:
                 template = self._make(key, spec)
             template.used = time.monotonic()
             return template
 
+    def _own(self) -> None:
+        """Refuse in a fork of the process that owns the jails: the lock may be held by a thread that is not here."""
+        if os.getpid() != self._pid:
+            raise Unfit({"gone": "this process was forked from the one that owns the supervisor"})
+
     def _make(self, key: str, spec: JailSpec) -> Template:
         self._serial += 1
         template = Template(self._serial, spec)
         try:
-            made = plan.make(spec, self.features, self._serial)
+            made, terms = plan.make(spec, self.features, self._serial)
         except OSError as error:
             raise Unfit({"unfit": f"`{error.filename}`: {error.strerror}"}) from None
         file = os.memfd_create("plan", os.MFD_CLOEXEC)
@@ -278,8 +287,7 @@ class Supervisor:
             with open(file, "wb", closefd=False) as stream:
                 stream.write(json.dumps(made).encode())
             os.lseek(file, 0, os.SEEK_SET)
-            template.call_flags = made["call_flags"]
-            self._send({"op": "template", "t": template.number}, [file])
+            self._send({"op": "template", "t": template.number, "terms": terms}, [file])
         finally:
             os.close(file)
         self._templates[key] = self._by_number[template.number] = template
@@ -287,8 +295,7 @@ class Supervisor:
 
     def drop(self, template: Template) -> None:
         """Let a template and its warm calls go."""
-        with contextlib.suppress(OSError):
-            self._send({"op": "drop", "t": template.number})
+        self._send({"op": "drop", "t": template.number})
 
     # --- calls
 
@@ -308,7 +315,11 @@ class Supervisor:
             spec: the limits of this call (its template was made from an equal `key`).
             slots: how many calls of the same owner may live at a time, 0 for no bound; others wait in line.
             stdio: descriptors for a program's standard input, output and error instead of capturing.
+
+        Raises:
+            Unfit: this process was forked from the one that owns the supervisor.
         """
+        self._own()
         call = Call(template, request, spec, stdio)
         with self._lock:
             if self._slots.take(spec.owner, slots, spec.memory):
@@ -319,19 +330,20 @@ class Supervisor:
 
     def kill(self, call: Call, why: str) -> None:
         """End a call, wherever it is; its Ending says `killed` and `why`."""
+        self._own()
         with self._lock:
             if call.future.done():
                 return
             call.killed = call.killed or why
             if call.jail is not None:
-                with contextlib.suppress(OSError):
-                    self._send({"op": "kill", "c": call.jail.number, "why": why})
+                self._send({"op": "kill", "c": call.jail.number, "why": why})
                 return
             if self._slots.forget(call):
                 self._settle(call, Ending("killed", what=why, tier=self.features.tier))
                 return
             if call in call.template.waiting:
                 call.template.waiting.remove(call)
+                call.template.live -= 1
                 self._finish(call, Ending("killed", what=why, tier=self.features.tier))
 
     def _begin(self, call: Call) -> None:
@@ -375,7 +387,7 @@ class Supervisor:
             return
         try:
             while call.request:
-                call.request = call.request[sock.send(call.request) :]
+                call.request = call.request[sock.send(call.request, socket.MSG_NOSIGNAL) :]
         except BlockingIOError:
             self._epoll.modify(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
             return
@@ -386,10 +398,11 @@ class Supervisor:
 
     def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         data = json.dumps(message).encode()
-        if descriptors:
-            socket.send_fds(self._control, [data], descriptors)
-        else:
-            self._control.send(data)
+        with contextlib.suppress(OSError):  # the zygote is gone: the thread hears of it too, and settles everything
+            if descriptors:
+                socket.send_fds(self._control, [data], descriptors, socket.MSG_NOSIGNAL)
+            else:
+                self._control.send(data, socket.MSG_NOSIGNAL)
 
     # --- the thread
 
@@ -420,8 +433,9 @@ class Supervisor:
     def _over(self) -> None:
         """Settle everything: the zygote is gone, or will be."""
         with self._lock:
+            status: Literal["killed", "crashed"] = "killed" if self._closed else "crashed"
             why = "the runtime was closed" if self._closed else f"the zygote ended: {self._last_words()}"
-            self._closed = True
+            self._closed = self._over_with = True
             calls = [jail.call for jail in self._jails.values() if jail.call is not None]
             calls += [call for template in self._by_number.values() for call in template.waiting]
             calls += list(self._spawned.values())
@@ -431,7 +445,8 @@ class Supervisor:
                 if not template.ready.done():
                     template.ready.set_exception(Unfit({"gone": why}))
             for call in dict.fromkeys(calls):
-                self._settle(call, Ending("killed", what=call.killed or why, tier=self.features.tier))
+                ended = "killed" if call.killed else status
+                self._settle(call, Ending(ended, what=call.killed or why, tier=self.features.tier))
             for jail in list(self._jails.values()):
                 self._let_go(jail)
             for descriptor in (*self._listeners, self._wake_read, self._wake_write):
@@ -450,7 +465,8 @@ class Supervisor:
 
     def _tick(self) -> None:
         with self._lock:
-            for template in self._by_number.values():
+            for template in list(self._by_number.values()):
+                self._forget(template)
                 target = template.demand.relax(template.live)
                 if target is not None and not template.gone:
                     self._send({"op": "warm", "t": template.number, "n": target})
@@ -474,17 +490,18 @@ class Supervisor:
             elif operation == "exit":
                 self._ended(message)
             elif operation == "listener":
-                template = self._listeners[descriptors[0]] = self._by_number[message["t"]]
-                template.pid = message["pid"]
-                self._epoll.register(descriptors[0], select.EPOLLIN)
+                template = self._by_number[message["t"]]
+                template.listener = descriptors[0]
+                self._listeners[template.listener] = template
+                self._epoll.register(template.listener, select.EPOLLIN)
             elif operation == "ready":
                 template = self._by_number[message["t"]]
-                template.ready.set_result(message)
+                template.ready.set_result({**_report(message.pop("said")), **message})
                 self._send({"op": "warm", "t": template.number, "n": template.demand.target})
             elif operation == "failed":
                 template = self._by_number[message["t"]]
                 if not template.ready.done():
-                    template.ready.set_exception(Unfit(message["error"]))
+                    template.ready.set_exception(Unfit(message.get("error") or _report(message["said"])))
             elif operation == "gone":
                 self._lost(self._by_number[message["t"]], message["why"])
         return True
@@ -498,22 +515,28 @@ class Supervisor:
                 del self._templates[key]
         while template.waiting:
             template.live -= 1
-            self._finish(template.waiting.popleft(), self._crashed(why))
-        for descriptor, owner in list(self._listeners.items()):
-            if owner is template and not any(jail.template is template for jail in self._jails.values()):
-                self._close_listener(descriptor)
+            call = template.waiting.popleft()
+            self._finish(call, self._killed(call) or self._crashed(why))
+        self._forget(template)
 
-    def _close_listener(self, descriptor: int) -> None:
-        del self._listeners[descriptor]
-        self._epoll.unregister(descriptor)
-        os.close(descriptor)
+    def _forget(self, template: Template) -> None:
+        """Keep nothing of a template that is gone once its last call is."""
+        if template.gone and not any(jail.template is template for jail in self._jails.values()):
+            self._by_number.pop(template.number, None)
+            self._deafen(template)
+
+    def _deafen(self, template: Template) -> None:
+        if template.listener >= 0:
+            del self._listeners[template.listener]
+            self._epoll.unregister(template.listener)
+            os.close(template.listener)
+            template.listener = -1
 
     def _arrived(self, message: dict[str, Any], descriptors: list[int]) -> None:
         template = self._by_number[message["t"]]
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template, message["base"])
+        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template)
         self._jails[jail.number] = self._by_pid[jail.pid] = self._by_sock[sock.fileno()] = jail
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         call = self._spawned.pop(jail.number, None)
@@ -535,16 +558,17 @@ class Supervisor:
             if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 return
             try:
-                data, ancillary, _, _ = jail.sock.recvmsg(1 << 18, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+                data = jail.sock.recv(1 << 18)
             except BlockingIOError:
                 return
             except OSError:
-                data, ancillary = b"", []
-            sender = _sender(ancillary)
+                data = b""
             if not data:
                 self._hush(jail)
-                if call is not None and call.stdio is None and call.frame is None and not call.broken:
-                    call.broken = "closed its channel"
+                # A program's end of the channel closes when it is executed.
+                function = call is not None and call.spec.code.kind != "program"
+                if call is not None and function and call.frame is None and not call.broken:
+                    call.closed = True
                     self._send({"op": "kill", "c": jail.number, "why": "channel"})
                 return
             if call is None:
@@ -552,9 +576,6 @@ class Supervisor:
                 self._hush(jail)
                 return
             try:
-                if sender <= 0 or jail.sender not in (0, sender):
-                    raise channel.ProtocolError("another process spoke, or descriptors came")
-                jail.sender = sender
                 frame = call.reader.feed(data)
             except channel.ProtocolError as error:
                 call.broken = str(error)
@@ -562,23 +583,10 @@ class Supervisor:
                 call.oversize = int(error.args[0])
             else:
                 if frame is not None:
-                    call.frame = frame
-                    call.answered = time.monotonic_ns()
-                    self._answered(jail, call)
+                    call.frame, call.answered = frame, time.monotonic_ns()
                 return
             self._hush(jail)
             self._send({"op": "kill", "c": jail.number, "why": "channel"})
-
-    def _answered(self, jail: _Jail, call: Call) -> None:
-        """Settle a call that has answered in time, and end its process: it waits, and what it used can be read.
-
-        To wait until the process is gone would double the time of a short call. Its slot is given back when it is.
-        """
-        if not call.killed and not (call.deadline and call.answered > call.deadline):
-            used = _used(jail, 1 if self.features.namespaces else 0)
-            if used is not None:
-                self._settle(call, self._ending(jail, call, used))
-        self._send({"op": "kill", "c": jail.number, "why": "answered"})
 
     def _hush(self, jail: _Jail) -> None:
         """Hear no more of a jail."""
@@ -598,49 +606,36 @@ class Supervisor:
 
     def _refused(self, listener: int, events: int) -> None:
         template = self._listeners[listener]
-        if events & select.EPOLLHUP:
-            with self._lock:
-                self._close_listener(listener)
-            return
         try:
-            notice = notify.receive(listener, self._names)
-        except OSError:
+            notice = notify.receive(listener, self._names) if not events & select.EPOLLHUP else None
+            if notice is None or not notify.answer(listener, notice):
+                if events & select.EPOLLHUP:  # nobody is left who could be refused anything
+                    with self._lock:
+                        self._deafen(template)
+                return
+        except OSError:  # not what a listener says: hear no more of it, and let what it belongs to fail closed
+            with self._lock:
+                self._deafen(template)
             return
-        if notice is None:
-            return
-        if notice.what == "clone" and self._is_template(template, notice):
-            notify.let_go_on(listener, notice)
-            return
-        resource, group = notice.resource(), notice.group()
-        notify.refuse(listener, notice)
         depth = 1 if self.features.namespaces else 0
         with self._lock:
-            jail = self._by_pid.get(group[depth]) if len(group) > depth else None
+            jail = self._by_pid.get(notice.group[depth]) if len(notice.group) > depth else None
             call = jail.call if jail is not None else None
-            refusal = Refusal(jail.number if jail else None, notice.what, resource, "kernel")
+            refusal = Refusal(jail.number if jail else None, notice.what, notice.resource, "kernel")
             if call is None:
                 known = template.refused
-                if len(known) < _REFUSALS:
-                    known.append(refusal)
+                if len(known) == _REFUSALS - 1:
+                    self.drop(template)
             else:
                 known = call.refusals
-                known.append(refusal)
-                if len(known) >= _REFUSALS and jail is not None:
+                if len(known) == _REFUSALS - 1 and jail is not None:
                     self._send({"op": "kill", "c": jail.number, "why": "refusals"})
-        if self._on_refusal is not None and len(known) <= _REFUSALS:
-            self._on_refusal(template.spec.owner, refusal)
-
-    def _is_template(self, template: Template, notice: notify.Notice) -> bool:
-        """Whether a clone is the template's own, with the flags by which it forks calls."""
-        if template.gone or notice.arguments[0] != template.call_flags:
-            return False
-        if not template.tid:
-            group = notice.group()
-            depth = 1 if self.features.namespaces else 0
-            if len(group) <= depth or group[depth] != template.pid or group[0] != notice.tid:
-                return False
-            template.tid = notice.tid
-        return notice.tid == template.tid
+            heard = len(known) < _REFUSALS
+            if heard:
+                known.append(refusal)
+        if self._on_refusal is not None and heard:
+            with contextlib.suppress(Exception):  # a listener's fault must not end every jail
+                self._on_refusal(template.spec.owner, refusal)
 
     # --- endings
 
@@ -650,7 +645,7 @@ class Supervisor:
             call = self._spawned.pop(message["c"], None)
             if call is not None:
                 call.template.live -= 1
-                self._finish(call, self._crashed(message["why"]))
+                self._finish(call, self._killed(call) or self._crashed(message["why"]))
             return
         call = jail.call
         if call is None:
@@ -658,9 +653,9 @@ class Supervisor:
                 jail.template.warm.remove(jail)
             self._let_go(jail)
             return
-        if call.frame is None and jail.sock is not None:
+        if jail.sock is not None:
             self._drain(jail, call)
-        ending = None if call.future.done() else self._ending(jail, call, message)
+        ending = endings.ending(call, jail.output, message, self.features.tier)
         self._let_go(jail)
         jail.template.live -= 1
         self._finish(call, ending)
@@ -670,169 +665,46 @@ class Supervisor:
         sock = jail.sock
         if sock is None:
             return
-        with contextlib.suppress(OSError, channel.ProtocolError, OverflowError):
-            while call.frame is None:
-                data, ancillary, _, _ = sock.recvmsg(1 << 18, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-                sender = _sender(ancillary)
-                if not data or sender <= 0 or jail.sender not in (0, sender):
-                    return
-                jail.sender = sender
-                call.frame = call.reader.feed(data)
-        if call.frame is not None:
-            call.answered = time.monotonic_ns()
+        try:
+            while data := sock.recv(1 << 18):
+                frame = call.reader.feed(data)
+                if frame is not None:
+                    call.frame, call.answered = frame, time.monotonic_ns()
+        except OSError:
+            pass
+        except channel.ProtocolError as error:
+            call.broken = str(error)
+        except OverflowError as error:
+            call.oversize = int(error.args[0])
 
-    def _finish(self, call: Call, ending: Ending | None) -> None:
+    def _finish(self, call: Call, ending: Ending) -> None:
         for waiting in self._slots.give_back(call.spec.owner, call.spec.memory):
             self._begin(waiting)
-        if ending is not None:
-            self._settle(call, ending)
+        self._settle(call, ending)
 
     def _settle(self, call: Call, ending: Ending) -> None:
-        if call.future.done():
-            return
         if not call.started.done():
             call.started.set_result(None)
         if call.future.set_running_or_notify_cancel():
             call.future.set_result(ending)
 
+    def _killed(self, call: Call) -> Ending | None:
+        return Ending("killed", what=call.killed, tier=self.features.tier) if call.killed else None
+
     def _crashed(self, why: str) -> Ending:
         return Ending("crashed", what=why, tier=self.features.tier)
 
-    def _ending(self, jail: _Jail, call: Call, message: dict[str, Any]) -> Ending:
-        """Say what an ending means. What the zygote did on purpose comes first, then what the jail said."""
-        now = time.monotonic_ns()
-        stdout, stderr = (_written(file) for file in jail.output) if jail.output else (b"", b"")
-        usage = Usage(
-            wall_ms=((call.answered or now) - call.began) / 1e6,
-            cpu_user_ms=message["user"] * 1e3,
-            cpu_system_ms=message["system"] * 1e3,
-            peak_memory=message["peak"],
-            output_bytes=len(stdout) + len(stderr),
-        )
-        common: dict[str, Any] = {
-            "stdout": stdout,
-            "stderr": stderr,
-            "usage": usage,
-            "refusals": tuple(call.refusals),
-            "tier": self.features.tier,
-        }
-        spec, why = call.spec, message["why"]
-        cpu_ms = int(usage.cpu_user_ms + usage.cpu_system_ms)
-        in_time = call.answered and (not call.deadline or call.answered <= call.deadline)
-        if why == "timeout" and not in_time:
-            return Ending("limit", what="timeout", used=int(usage.wall_ms), bound=spec.timeout, **common)
-        if why == "cpu" and not in_time:
-            return Ending("limit", what="cpu", used=cpu_ms, bound=spec.cpu, **common)
-        if why == "refusals":
-            return Ending("denied", what="too many refused attempts", **common)
-        if call.killed:
-            return Ending("killed", what=call.killed, **common)
-        if call.oversize:
-            return Ending("limit", what="result", used=call.oversize, bound=spec.result, **common)
-        if call.frame is not None:
-            return _said(call, common)
-        if call.broken and why == "channel":
-            return Ending("crashed", what=f"channel: {call.broken}", **common)
-        status = message["status"]
-        if os.WIFSIGNALED(status):
-            number = os.WTERMSIG(status)
-            if number in (signal.SIGXCPU, signal.SIGKILL) and spec.cpu and cpu_ms >= spec.cpu:
-                return Ending("limit", what="cpu", used=cpu_ms, bound=spec.cpu, **common)
-            name = signal.Signals(number).name if number in signal.Signals.__members__.values() else str(number)
-            return Ending("crashed", what=name, **common)
-        if spec.code.kind == "program":
-            return Ending("returned", exit_status=os.WEXITSTATUS(status), **common)
-        return Ending("crashed", what=f"it exited with status {os.WEXITSTATUS(status)} and no answer", **common)
 
-
-def _said(call: Call, common: dict[str, Any]) -> Ending:
-    """Read the frame of a jail: hostile text, of which only the known keys with the known types are taken."""
-    if call.frame is None:
-        raise AssertionError("no frame")
+def _report(said: str) -> dict[str, Any]:
+    """Return what a template said of its import: hostile, so known names with text, and `describe` as plain data."""
     try:
-        answer = channel.unpack(call.frame)
-    except channel.ProtocolError as error:
-        return Ending("crashed", what=f"channel: {error}", **common)
-    if not isinstance(answer, dict) or len(answer) != 1:
-        return Ending("crashed", what="channel: not an answer", **common)
-    ((kind, content),) = answer.items()
-    if kind == "value":
-        size = len(call.frame)
-        if size > call.spec.result + 64:
-            return Ending("limit", what="result", used=size, bound=call.spec.result, **common)
-        return Ending("returned", value=content, **common)
-    if kind == "unplain" and isinstance(content, str):
-        return Ending("raised", what="NotPlain", message=content, **common)
-    if kind == "exec" and isinstance(content, list) and len(content) == 2:
-        return Ending("raised", what="exec", message=str(content[1]), used=_number(content[0]), **common)
-    if kind in ("raised", "memory") and isinstance(content, dict):
-        text = {name: content.get(name) for name in ("type", "message", "traceback", "needs")}
-        shown = {name: value if isinstance(value, str) else "" for name, value in text.items()}
-        if kind == "memory":
-            bound = call.spec.memory
-            return Ending("limit", what="memory", message=shown["message"], bound=bound, **common)
-        if shown["needs"]:
-            refusal = Refusal(None, shown["needs"], "", "guest")
-            common["refusals"] = (*common["refusals"], refusal)
-            return Ending(
-                "denied", what=shown["needs"], message=shown["message"], traceback=shown["traceback"], **common
-            )
-        return Ending("raised", what=shown["type"], message=shown["message"], traceback=shown["traceback"], **common)
-    return Ending("crashed", what="channel: not an answer", **common)
-
-
-def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """Return who sent, as the kernel says; -1 when descriptors came along, which are closed."""
-    pid = 0
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            for at in range(0, len(content) - 3, 4):
-                os.close(int.from_bytes(content[at : at + 4], sys.byteorder))
-            return -1
-        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-            pid = int.from_bytes(content[:4], sys.byteorder)
-    return pid
-
-
-def _used(jail: _Jail, depth: int) -> dict[str, Any] | None:
-    """Return what a call that waits has used so far, in the form of an exit; None when it is not there to be read.
-
-    The processor time is exact; of it the kernel tells what was spent in the system in ticks of 10 ms.
-    """
-    try:
-        total = time.clock_gettime((~jail.sender << 3) | 2)
-        status = _read(f"/proc/{jail.sender}/status")
-        group, peak = _NSTGID.search(status), _HWM.search(status)
-        if group is None or peak is None or int(group[1].split()[depth]) != jail.pid:
-            return None
-        system = 0.0
-        if total > _TICK_SECONDS:
-            ticks = int(_read(f"/proc/{jail.sender}/stat").rsplit(b")", 1)[1].split()[12])
-            system = min(total, ticks * _TICK_SECONDS)
-    except (OSError, IndexError, ValueError):
-        return None
-    return {
-        "why": "",
-        "status": 0,
-        "user": total - system,
-        "system": system,
-        "peak": max(0, int(peak[1]) * 1024 - jail.base),
-    }
-
-
-def _read(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 8192)
-    finally:
-        os.close(descriptor)
-
-
-def _number(value: object) -> int | None:
-    return value if type(value) is int else None
-
-
-def _written(file: int) -> bytes:
-    """Return what a jail wrote to its output: up to its position, which it can move but not past the sealed size."""
-    written = os.lseek(file, 0, os.SEEK_CUR)
-    return os.pread(file, min(written, os.fstat(file).st_size), 0) if written > 0 else b""
+        answer = channel.unpack(base64.b64decode(said))
+    except (channel.ProtocolError, ValueError) as error:
+        return {"unfit": f"its import said what cannot be read: {error}"}
+    if not isinstance(answer, dict):
+        return {"unfit": "its import said what cannot be read"}
+    kept = {name: answer[name] for name in ("wall", "type", "message", "traceback", "needs") if name in answer}
+    report: dict[str, Any] = {name: value for name, value in kept.items() if isinstance(value, str)}
+    if "describe" in answer:
+        report["describe"] = answer["describe"]
+    return report

@@ -26,6 +26,11 @@ from remit.model.principal import SecurityContext
 
 __all__ = ["Admitted", "Authorized", "Intended", "Outcome", "Refused", "Status", "ToolCall", "Validated"]
 
+_REMEDIES = {
+    "import": "import less, or move the function to a module of its own",
+    "queue_timeout": "try again later, or raise `queue_timeout` or `pool_size`",
+}
+
 Status = Literal["returned", "raised", "limit", "denied", "killed", "crashed"]
 
 
@@ -165,7 +170,8 @@ class Outcome:
             return Denied(reason, rule="no grant", remedy=remedy, stage="execute", event_id=event_id)
         if self.status == "killed":
             return Killed(f"{name} was killed: {self.what}", stage="execute", event_id=event_id)
-        return Crashed(f"{name} crashed: {self.what}", signal=self.what, event_id=event_id)
+        signal = self.what if self.what.startswith("SIG") else ""
+        return Crashed(f"{name} crashed: {self.what}", signal=signal, event_id=event_id)
 
     def _limit(self, name: str) -> LimitExceeded:
         kind = {"timeout": TimeLimit, "cpu": TimeLimit, "memory": MemoryLimit}.get(self.what, LimitExceeded)
@@ -175,8 +181,9 @@ class Outcome:
             limit=self.what,
             value=self.bound,
             used=self.used,
-            remedy=f"raise `{self.what}` if it needs more",
+            remedy=_REMEDIES.get(self.what, f"raise `{self.what}` if it needs more"),
             event_id=self.event_id,
+            retryable=self.what == "queue_timeout",
         )
 
 

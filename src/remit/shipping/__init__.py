@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remit.shipping.ship import Shipped, from_file, from_source, program, ship
+from remit.shipping.ship import Shipped, from_file, from_source, plain, program, ship
 from remit.shipping.sources import functions_of_file
 
-__all__ = ["Shipped", "from_file", "from_source", "functions_of_file", "program", "ship"]
+__all__ = ["Shipped", "from_file", "from_source", "functions_of_file", "plain", "program", "ship"]

@@ -28,7 +28,7 @@ _SECRET_NAMES = ("SecretStr", "SecretBytes", "Secret")
 
 def plain(function: Any) -> Any:
     """The function beneath remit's own decorators, and beneath no others: what those do is part of it."""
-    while inspect.getattr_static(function, "__remit__", None) is True:
+    while not isinstance(function, type) and inspect.getattr_static(function, "__remit__", None) is True:
         function = function.__wrapped__
     return function
 

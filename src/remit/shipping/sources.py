@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import tokenize
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 
 from remit.errors import PolicyError
@@ -193,21 +193,37 @@ def _spec_here(name: str) -> ModuleSpec | None:
         return None
     module = sys.modules.get(name)
     if module is not None:
-        spec = module.__spec__
+        spec = getattr(module, "__spec__", None)
         file = getattr(module, "__file__", None)
         if spec is not None and file is None and spec.submodule_search_locations is not None:
-            first = next(iter(spec.submodule_search_locations), "")
-            return ModuleSpec(name, None, is_package=True) if _is_project_file(os.path.join(first, "x.py")) else None
+            ours = _is_project_folder(spec.submodule_search_locations)
+            return ModuleSpec(name, None, is_package=True) if ours else None
         if not _is_project_file(file):
             return None
         made = ModuleSpec(name, None, origin=file, is_package=hasattr(module, "__path__"))
         return made
     parent, _, _ = name.rpartition(".")
-    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    path = _path_of(parent) if parent else None
     if parent and path is None:
         return None
-    spec = PathFinder.find_spec(name, list(path) if path is not None else None)
-    return spec if spec is not None and _is_project_file(spec.origin) else None
+    spec = PathFinder.find_spec(name, path)
+    if spec is None or (spec.origin is None and not _is_project_folder(spec.submodule_search_locations)):
+        return None
+    return spec if spec.origin is None or _is_project_file(spec.origin) else None
+
+
+def _path_of(package: str) -> list[str] | None:
+    """Where the submodules of a project package lie, imported or not."""
+    if package in sys.modules:
+        path = getattr(sys.modules[package], "__path__", None)
+    else:
+        spec = _spec_here(package)
+        path = spec.submodule_search_locations if spec is not None else None
+    return None if path is None else list(path)
+
+
+def _is_project_folder(places: Iterable[str] | None) -> bool:
+    return any(_is_project_file(os.path.join(place, "x.py")) for place in places or ())
 
 
 def _spec_beneath(name: str, folder: str) -> ModuleSpec | None:
@@ -219,6 +235,13 @@ def _spec_beneath(name: str, folder: str) -> ModuleSpec | None:
         real = os.path.realpath(file)
         if os.path.isfile(real) and real.startswith(folder.rstrip("/") + "/"):
             return ModuleSpec(name, None, origin=file, is_package=package)
-    if os.path.isdir(place) and "." not in name and any(entry.endswith(".py") for entry in os.listdir(place)):
+    inside = os.path.realpath(place).startswith(folder.rstrip("/") + "/")
+    if os.path.isdir(place) and inside and ("." in name or not _is_installed(name)):
         return ModuleSpec(name, None, is_package=True)
     return None
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a module stands before a mere folder of the same name (PEP 420: folders come last)."""
+    spec = None if name in sys.stdlib_module_names else PathFinder.find_spec(name)
+    return name in sys.stdlib_module_names or (spec is not None and spec.origin is not None)
