@@ -59,7 +59,8 @@ def call(plan: Plan, parent: int, tail: bytes, sibling_layer: int, descriptors: 
     if plan["call_userns"]:
         system.drop_capabilities()  # a new user namespace came with all of them
     _keep_only(descriptors)
-    system.seccomp_filter(tail.replace(_PID_PLACE, os.getpid().to_bytes(4, "little")))
+    if tail:
+        system.seccomp_filter(tail.replace(_PID_PLACE, os.getpid().to_bytes(4, "little")))
 
 
 def _die_with(parent: int) -> None:

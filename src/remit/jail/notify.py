@@ -1,7 +1,7 @@
 """The supervisor's side of seccomp user notification: hear a refused call, say what it was, refuse it.
 
-See seccomp_unotify(2). Nothing is ever allowed here, so nothing that the jail can change while it is read matters:
-what is read from its memory is only a word in an event.
+See seccomp_unotify(2). What is read from a jail's memory is only a word in an event, so it does not matter that the
+jail can change it. The one call that is let go on is the clone by which a template forks: its flags are in a register.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from remit.jail import _uapi
 
-__all__ = ["Notice", "answer", "receive"]
+__all__ = ["Notice", "answer", "let_go_on", "names_of", "receive"]
 
 _NOTICE = struct.Struct("=QIIiIQ6Q")
 _ANSWER = struct.Struct("=QqiI")
@@ -35,13 +35,25 @@ _LOOK_LIKE_NO_PERMISSION = frozenset({"socket", "connect", "bind", "listen", "se
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A refused system call: the kernel's id for it, the thread, its thread group, the name, on what."""
+    """A system call that waits for an answer: the kernel's id for it, the thread, the name, its arguments.
+
+    `group` and `resource` are looked up when they are asked for, which must be before the answer.
+    """
 
     id: int
     tid: int
-    group: tuple[int, ...]
     what: str
-    resource: str
+    arguments: tuple[int, ...] = ()
+
+    @property
+    def group(self) -> tuple[int, ...]:
+        """The thread group's pid as seen from here and inwards, one per pid namespace (proc_pid_status(5))."""
+        return _group(self.tid)
+
+    @property
+    def resource(self) -> str:
+        """What it was tried upon, as far as its arguments tell."""
+        return _resource(self.tid, self.what, self.arguments)
 
 
 def receive(listener: int, names: dict[int, str]) -> Notice | None:
@@ -55,14 +67,23 @@ def receive(listener: int, names: dict[int, str]) -> Notice | None:
         raise
     number, tid, _, call, _, _, *arguments = _NOTICE.unpack(buffer)
     name = names.get(call, f"syscall {call}")
-    return Notice(number, tid, _group(tid), name, _resource(tid, name, arguments))
+    return Notice(number, tid, name, tuple(arguments))
 
 
 def answer(listener: int, notice: Notice) -> bool:
     """Refuse the call. False when the caller died meanwhile: then its pid, and what was read by it, may be another's."""
     refusal = errno.EACCES if notice.what in _LOOK_LIKE_NO_PERMISSION else errno.EPERM
+    return _reply(listener, _ANSWER.pack(notice.id, 0, -refusal, 0))
+
+
+def let_go_on(listener: int, notice: Notice) -> bool:
+    """Have the kernel run the call. Only safe where all that matters is in registers, as clone's flags are."""
+    return _reply(listener, _ANSWER.pack(notice.id, 0, 0, _uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE))
+
+
+def _reply(listener: int, answer: bytes) -> bool:
     try:
-        fcntl.ioctl(listener, _SEND, _ANSWER.pack(notice.id, 0, -refusal, 0))
+        fcntl.ioctl(listener, _SEND, answer)
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
@@ -82,7 +103,7 @@ def _group(tid: int) -> tuple[int, ...]:
     return ()
 
 
-def _resource(tid: int, name: str, arguments: list[int]) -> str:
+def _resource(tid: int, name: str, arguments: tuple[int, ...]) -> str:
     if name == "socket":
         family, kind = arguments[0] & 0xFFFFFFFF, arguments[1] & 0xF
         return f"{_FAMILIES.get(family, family)} {_KINDS.get(kind, kind)}"

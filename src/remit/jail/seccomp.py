@@ -192,6 +192,7 @@ def template_rules(
     threads: bool,
     own_mounts: bool,
     child_flags: int,
+    lean: bool = False,
     signals: bool = True,
     truncation: bool = True,
     remap: bool = True,
@@ -204,6 +205,8 @@ def template_rules(
         threads: whether the call may start threads.
         own_mounts: whether every mount outside the write grants is read-only, so that chmod and the like may run.
         child_flags: the exact clone flags by which the template forks a call.
+        lean: calls add no filter of their own, so this one closes what the tail would; the supervisor lets the
+            template's own clone go on, and nobody else's.
         signals: whether something else (Landlock's scope, a uid of its own) keeps a template's signals to itself.
         truncation: whether something else (Landlock ABI 3, read-only mounts) governs truncation by name.
         remap: whether the stack is sealed, or mremap(2) would grow it past the memory limit, which does not count it.
@@ -230,7 +233,7 @@ def template_rules(
     rules["arch_prctl"] = (*(Clause(ALLOW, (Test(0, code),)) for code in _ARCH_SEGMENTS), Clause(deny(errno.EINVAL)))
     options = (Clause(ALLOW, (Test(1, _SOL_SOCKET), Test(2, option))) for option in _SOCKET_OPTIONS)
     rules["setsockopt"] = (*options, Clause(deny(errno.ENOPROTOOPT)))
-    clauses = [Clause(ALLOW, (Test(0, child_flags),))]
+    clauses = [Clause(NOTIFY if lean else ALLOW, (Test(0, child_flags),))]
     thread = (Test(0, _THREAD, mask=_THREAD), Test(0, 0, mask=_NAMESPACES))
     clauses.append(Clause(ALLOW if threads else deny(errno.EAGAIN), thread))
     if processes:

@@ -11,6 +11,9 @@ from typing import Any, Literal, TypedDict
 __all__ = ["Code", "Ending", "JailSpec", "Plan", "Refusal", "Terms", "Usage"]
 
 
+_OF_ONE_CALL = ("timeout", "required", "digest")  # what differs between calls of one template
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """What runs in the jail.
@@ -86,11 +89,14 @@ class JailSpec:
     import_cpu: int = 10_000
     import_memory: int = 1 << 30
     required: tuple[str, ...] = ()
+    digest: str = field(default="", init=False, repr=False, compare=False)
 
     def key(self) -> str:
         """Return the digest of all that a template is made from: calls with the same key may share one."""
-        parts = {name: value for name, value in asdict(self).items() if name not in ("timeout", "required")}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        if not self.digest:
+            parts = {name: value for name, value in asdict(self).items() if name not in _OF_ONE_CALL}
+            object.__setattr__(self, "digest", hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest())
+        return self.digest
 
 
 class Terms(TypedDict):
@@ -99,6 +105,7 @@ class Terms(TypedDict):
 
     identity: list[int] | None  # uid and gid to become, as root
     notify: bool  # whether the long filter has a listener
+    tail: bool  # whether a call adds a filter of its own
     call_userns: bool  # whether a call has a user namespace of its own, so that RLIMIT_NPROC is exact
     tree: bool  # whether a call may have children, whose CPU time counts
     cpu: int
@@ -127,7 +134,7 @@ class Plan(TypedDict):
     paths: list[tuple[str, int]]  # Landlock's rules
     notify: bool  # whether the long filter has a listener
     filter: str  # base64 of the long filter
-    tail: str  # base64 of the short one, with seccomp.PID_PLACE in it
+    tail: str  # base64 of the short one, with seccomp.PID_PLACE in it; "" where the long one does it all
     call_flags: int  # clone flags of a call
     call_userns: bool  # whether they hold CLONE_NEWUSER
     threads: bool  # whether a call may start any

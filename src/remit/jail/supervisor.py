@@ -35,6 +35,7 @@ _REFUSALS = 100
 _OVERHEAD = 256 * 1024  # of a result frame: the JSON around the value, or an exception's text
 _LINGER = 0.25  # seconds that an answered call has to end by itself
 _TICK = 1.0
+_ANCILLARY = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253) if hasattr(socket, "CMSG_SPACE") else 0
 
 
 class Unheld(Exception):
@@ -70,19 +71,24 @@ class Template:
         self.used = time.monotonic()
         self.refused: list[Refusal] = []
         self.listener = -1
+        self.pid = 0  # as the zygote sees it
+        self.tid = 0  # as this process sees it, once that has been found out
+        self.call_flags = 0
 
 
 class _Jail:
     """A locked-down process that waits for its request, or has had it."""
 
     def __init__(
-        self, number: int, pid: int, sock: socket.socket | None, output: list[int], template: Template
+        self, number: int, pid: int, sock: socket.socket, output: list[int], template: Template, base: int
     ) -> None:
         self.number = number
         self.pid = pid
-        self.sock = sock
+        self.sock: socket.socket | None = sock
         self.output = output
         self.template = template
+        self.base = base  # resident bytes that it has from its template
+        self.sender = 0  # its pid as this process sees it, told by the kernel with what it sends
         self.call: Call | None = None
 
 
@@ -282,6 +288,7 @@ class Supervisor:
             made, terms = plan.make(spec, self.features, self._serial)
         except OSError as error:
             raise Unfit({"unfit": f"`{error.filename}`: {error.strerror}"}) from None
+        template.call_flags = made["call_flags"]
         file = os.memfd_create("plan", os.MFD_CLOEXEC)
         try:
             with open(file, "wb", closefd=False) as stream:
@@ -492,6 +499,7 @@ class Supervisor:
             elif operation == "listener":
                 template = self._by_number[message["t"]]
                 template.listener = descriptors[0]
+                template.pid = message["pid"]
                 self._listeners[template.listener] = template
                 self._epoll.register(template.listener, select.EPOLLIN)
             elif operation == "ready":
@@ -536,7 +544,8 @@ class Supervisor:
         template = self._by_number[message["t"]]
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
-        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template, message["base"])
         self._jails[jail.number] = self._by_pid[jail.pid] = self._by_sock[sock.fileno()] = jail
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         call = self._spawned.pop(jail.number, None)
@@ -558,11 +567,11 @@ class Supervisor:
             if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 return
             try:
-                data = jail.sock.recv(1 << 18)
+                data, sender = _receive(jail.sock)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, sender = b"", 0
             if not data:
                 self._hush(jail)
                 # A program's end of the channel closes when it is executed.
@@ -576,17 +585,30 @@ class Supervisor:
                 self._hush(jail)
                 return
             try:
-                frame = call.reader.feed(data)
+                frame = _take(jail, call, data, sender)
             except channel.ProtocolError as error:
                 call.broken = str(error)
             except OverflowError as error:
                 call.oversize = int(error.args[0])
             else:
                 if frame is not None:
-                    call.frame, call.answered = frame, time.monotonic_ns()
+                    self._answered(jail, call, frame)
                 return
             self._hush(jail)
             self._send({"op": "kill", "c": jail.number, "why": "channel"})
+
+    def _answered(self, jail: _Jail, call: Call, frame: bytes) -> None:
+        """Settle a call that has answered in time, and end its process: it waits, and what it used can be read.
+
+        To wait until the process is gone would double the time of a short call. Its slot is given back when it is.
+        """
+        call.frame, call.answered = frame, time.monotonic_ns()
+        if not call.killed and not call.future.done() and not (call.deadline and call.answered > call.deadline):
+            depth = 1 if self.features.namespaces else 0
+            used = endings.used(jail.sender, jail.pid, depth, jail.base) if call.spec.processes == 1 else None
+            if used is not None:
+                self._settle(call, endings.ending(call, jail.output, used, self.features.tier))
+        self._send({"op": "kill", "c": jail.number, "why": "answered"})
 
     def _hush(self, jail: _Jail) -> None:
         """Hear no more of a jail."""
@@ -608,6 +630,11 @@ class Supervisor:
         template = self._listeners[listener]
         try:
             notice = notify.receive(listener, self._names) if not events & select.EPOLLHUP else None
+            if notice is not None and notice.what == "clone" and self._is_template(template, notice):
+                notify.let_go_on(listener, notice)
+                return
+            group = notice.group if notice is not None else ()
+            resource = notice.resource if notice is not None else ""
             if notice is None or not notify.answer(listener, notice):
                 if events & select.EPOLLHUP:  # nobody is left who could be refused anything
                     with self._lock:
@@ -619,9 +646,9 @@ class Supervisor:
             return
         depth = 1 if self.features.namespaces else 0
         with self._lock:
-            jail = self._by_pid.get(notice.group[depth]) if len(notice.group) > depth else None
+            jail = self._by_pid.get(group[depth]) if len(group) > depth else None
             call = jail.call if jail is not None else None
-            refusal = Refusal(jail.number if jail else None, notice.what, notice.resource, "kernel")
+            refusal = Refusal(jail.number if jail else None, notice.what, resource, "kernel")
             if call is None:
                 known = template.refused
                 if len(known) == _REFUSALS - 1:
@@ -636,6 +663,18 @@ class Supervisor:
         if self._on_refusal is not None and heard:
             with contextlib.suppress(Exception):  # a listener's fault must not end every jail
                 self._on_refusal(template.spec.owner, refusal)
+
+    def _is_template(self, template: Template, notice: notify.Notice) -> bool:
+        """Whether a clone is the template's own, with the flags by which it forks calls."""
+        if template.gone or notice.arguments[0] != template.call_flags:
+            return False
+        if not template.tid:
+            group = notice.group
+            depth = 1 if self.features.namespaces else 0
+            if len(group) <= depth or group[depth] != template.pid or group[0] != notice.tid:
+                return False
+            template.tid = notice.tid
+        return notice.tid == template.tid
 
     # --- endings
 
@@ -655,7 +694,8 @@ class Supervisor:
             return
         if jail.sock is not None:
             self._drain(jail, call)
-        ending = endings.ending(call, jail.output, message, self.features.tier)
+        settled = call.future.done()
+        ending = None if settled else endings.ending(call, jail.output, message, self.features.tier)
         self._let_go(jail)
         jail.template.live -= 1
         self._finish(call, ending)
@@ -666,8 +706,11 @@ class Supervisor:
         if sock is None:
             return
         try:
-            while data := sock.recv(1 << 18):
-                frame = call.reader.feed(data)
+            while True:
+                data, sender = _receive(sock)
+                if not data:
+                    return
+                frame = _take(jail, call, data, sender)
                 if frame is not None:
                     call.frame, call.answered = frame, time.monotonic_ns()
         except OSError:
@@ -677,12 +720,15 @@ class Supervisor:
         except OverflowError as error:
             call.oversize = int(error.args[0])
 
-    def _finish(self, call: Call, ending: Ending) -> None:
+    def _finish(self, call: Call, ending: Ending | None) -> None:
         for waiting in self._slots.give_back(call.spec.owner, call.spec.memory):
             self._begin(waiting)
-        self._settle(call, ending)
+        if ending is not None:
+            self._settle(call, ending)
 
     def _settle(self, call: Call, ending: Ending) -> None:
+        if call.future.done():
+            return
         if not call.started.done():
             call.started.set_result(None)
         if call.future.set_running_or_notify_cancel():
@@ -693,6 +739,36 @@ class Supervisor:
 
     def _crashed(self, why: str) -> Ending:
         return Ending("crashed", what=why, tier=self.features.tier)
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, int]:
+    """Return what a jail sent, and who of it, as the kernel says: -1 when descriptors came along, which are closed.
+
+    Raises:
+        OSError: nothing is there, or the connection is broken.
+    """
+    data, ancillary, _, _ = sock.recvmsg(1 << 18, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    sender = 0
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            for at in range(0, len(content) - 3, 4):
+                os.close(int.from_bytes(content[at : at + 4], sys.byteorder))
+            sender = -1
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and not sender:
+            sender = int.from_bytes(content[:4], sys.byteorder)
+    return data, sender
+
+
+def _take(jail: _Jail, call: Call, data: bytes, sender: int) -> bytes | None:
+    """Add to a call's answer what its own process sent; returns the frame when it is whole.
+
+    Raises:
+        ProtocolError, OverflowError: as channel.FrameReader, and when somebody else of the jail spoke.
+    """
+    if sender <= 0 or jail.sender not in (0, sender):
+        raise channel.ProtocolError("another process spoke, or descriptors came")
+    jail.sender = sender
+    return call.reader.feed(data)
 
 
 def _report(said: str) -> dict[str, Any]:

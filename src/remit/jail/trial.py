@@ -40,9 +40,7 @@ def _try_namespaces() -> int:
         namespaces.mount_proc()
         root = os.geteuid() == 0
         folder = os.path.dirname(os.__file__)
-        namespaces.new_root(
-            read_only=[folder], writable=[], granted=set(), hide=[], devices=[], links=[], owner=None
-        )
+        namespaces.new_root(read_only=[folder], writable=[], granted=set(), hide=[], devices=[], links=[], owner=None)
         if root:
             os.setresuid(65534, 65534, 65534)
         system.prctl(_uapi.PR_SET_NO_NEW_PRIVS, 1)

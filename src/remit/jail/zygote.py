@@ -44,6 +44,7 @@ __all__ = ["main"]
 
 _MILLISECOND = 1_000_000
 _THREAD_STACK = 1 << 20
+_REFILL_DELAY = 2 * _MILLISECOND
 _CPU_STEP = 2 * _MILLISECOND
 _TREE_STEP = 10 * _MILLISECOND  # a tree is read from /proc
 _LOOK = 1_000 * _MILLISECOND  # how often templates are looked at
@@ -158,6 +159,11 @@ class Zygote:
             if kind == "import":
                 self._import_time(number)
                 continue
+            if kind == "fill":
+                template = self.templates.get(number)
+                if template is not None:
+                    self._fill(template)
+                continue
             child = self.children.get(number)
             if child is None or child.why:
                 continue
@@ -246,7 +252,8 @@ class Zygote:
             child.warm = False
             child.template.warm -= 1
             child.template.failed = 0
-            self._fill(child.template)
+            # Not now: the call that has just begun wants the processor more than the next one does.
+            heappush(self.timers, (time.monotonic_ns() + _REFILL_DELAY, child.template.number, "fill"))
 
     def _end(self) -> None:
         for thing in list(self.by_pid.values()):
@@ -329,7 +336,6 @@ class Zygote:
                 self._lose(template, "it forked what it was not asked for")
         self._end()  # it forks faster than it can be ended: nothing runs that is not bounded
 
-
     def _fill(self, template: Template) -> None:
         while template.ready and template.warm < template.want and template.number in self.templates:
             self.serial += 1
@@ -390,7 +396,7 @@ class Zygote:
         kind, text = said[:1], b2a_base64(said[1:], newline=False).decode()
         if kind == nursery.LISTENER and len(descriptors) == 1 and template.terms["notify"] and not template.heard:
             template.heard = True
-            self.outbox.send({"op": "listener", "t": template.number}, descriptors)
+            self.outbox.send({"op": "listener", "t": template.number, "pid": template.pid}, descriptors)
         elif kind == nursery.FAILED and len(said) <= _SAID:
             self.outbox.send({"op": "failed", "t": template.number, "said": text})
             self._lose(template, "failed")
@@ -446,7 +452,7 @@ class Zygote:
             return
         self.by_pid[pid] = child
         sock.setsockopt(SOL_SOCKET, SO_PASSCRED, 0)
-        message = {"op": "child", "t": template.number, "c": child.number, "pid": pid}
+        message = {"op": "child", "t": template.number, "c": child.number, "pid": pid, "base": child.base}
         self.outbox.send(message, [sock.fileno(), *child.output])
         self._quiet(child)
         for descriptor in child.output:
