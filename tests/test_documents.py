@@ -74,8 +74,7 @@ def test_a_python_snippet_runs(name: str, source: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    promised = [line.split("  # ")[1].split(",")[0] for line in source.splitlines() if re.search(r"print\(.*\)  # ", line)]
-    for text in promised:
+    for text in re.findall(r"print\(.*\)  # ([^,\n]+)", source):
         assert text.removeprefix("... ") in done.stdout
 
 
@@ -90,7 +89,8 @@ def test_a_command_does_what_is_said(command: str, tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     variables = environment(tmp_path)
     if command == "remit audit verify":
-        subprocess.run(["remit", "run", "count.py:words", "text=a"], cwd=tmp_path, env=variables, check=True, timeout=60)
+        before = ["remit", "run", "count.py:words", "text=a"]
+        subprocess.run(before, cwd=tmp_path, env=variables, check=True, timeout=60)
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""How a function gets into a jail: by reference (its module's own sources) or by value (a pickle, loaded only inside)."""
+"""How a function gets into a jail: by reference (its module's own sources) or by value (a pickle, loaded inside)."""
 
 from __future__ import annotations
 

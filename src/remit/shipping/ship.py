@@ -43,8 +43,8 @@ def ship(function: Callable[..., Any], how: How = "auto", *, environment: Mappin
 
     Args:
         function: a function, method, or callable object; a decorated one is unwrapped.
-        how: `reference` imports its module in the jail, `value` pickles it, `auto` takes the first where the function can
-            be found by its name in an importable module.
+        how: `reference` imports its module in the jail, `value` pickles it, `auto` takes the first where the function
+            can be found by its name in an importable module.
         environment: the host's variables, whose values must not travel by value.
 
     Raises:
@@ -96,7 +96,13 @@ def program() -> Shipped:
 
 def _by_name(function: Callable[..., Any]) -> tuple[str, str] | None:
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if not module or module == "__main__" or "<" in name or module not in sys.modules:
+    if (
+        not module
+        or module.partition(".")[0] == "remit"
+        or module == "__main__"
+        or "<" in name
+        or module not in sys.modules
+    ):
         return None
     found: Any = sys.modules[module]
     for part in name.split("."):

@@ -43,7 +43,7 @@ def _is_project_file(file: str | None) -> bool:
 
 
 def is_project_module(name: str) -> bool:
-    """Whether `name` is imported here and belongs to the project: neither the standard library, nor installed, nor remit."""
+    """Whether `name` is imported here and is of the project: neither the standard library, nor installed, nor remit."""
     if name.partition(".")[0] in ("remit", "__main__"):
         return False
     module = sys.modules.get(name)
@@ -123,9 +123,7 @@ def _walk(names: list[str], found: Sources, find: Callable[[str], ModuleSpec | N
         if name in seen:
             continue
         seen.add(name)
-        for parent in _parents(name):
-            if parent not in seen:
-                waiting.append(parent)
+        waiting += [parent for parent in _parents(name) if parent not in seen]
         spec = find(name)
         if spec is None:
             continue
@@ -200,8 +198,7 @@ def _spec_here(name: str) -> ModuleSpec | None:
             return ModuleSpec(name, None, is_package=True) if ours else None
         if not _is_project_file(file):
             return None
-        made = ModuleSpec(name, None, origin=file, is_package=hasattr(module, "__path__"))
-        return made
+        return ModuleSpec(name, None, origin=file, is_package=hasattr(module, "__path__"))
     parent, _, _ = name.rpartition(".")
     path = _path_of(parent) if parent else None
     if parent and path is None:
