@@ -59,6 +59,12 @@ def nested(depth: int) -> list:
     return value
 
 
+def literal(text: str) -> object:
+    import ast
+
+    return ast.literal_eval(text)
+
+
 def explode(value: int) -> int:
     raise KeyError(value)
 

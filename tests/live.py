@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def events(runtime: Runtime | Path | None = None, **wanted: Any) -> list[Securit
     return [event for event in found if all(getattr(event, name) == value for name, value in wanted.items())]
 
 
-def program(folder: Path, text: str, *args: str, name: str = "program.py", **variables: str) -> Path:
+def program(folder: Path, text: str, *, name: str = "program.py") -> Path:
     """Write a program."""
     path = folder / name
     path.write_text(textwrap.dedent(text), encoding="utf-8")
@@ -54,9 +56,10 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "REMIT_STATE_DIR": str(folder / "state"), "PYTHONWARNINGS": "error"}
 
 
-def start(folder: Path, text: str, *, name: str = "program.py") -> subprocess.Popen[str]:
-    """Start a program in `folder`."""
-    return subprocess.Popen(
+@contextmanager
+def started(folder: Path, text: str, *, name: str = "program.py") -> Iterator[subprocess.Popen[str]]:
+    """Start a program in `folder`; it is killed when the block is left."""
+    process = subprocess.Popen(
         [sys.executable, str(program(folder, text, name=name))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -64,12 +67,17 @@ def start(folder: Path, text: str, *, name: str = "program.py") -> subprocess.Po
         cwd=folder,
         env=environment(folder),
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(folder: Path, text: str, *, name: str = "program.py", status: int = 0) -> str:
     """Run a program to its end; what it wrote."""
-    process = start(folder, text, name=name)
-    out, err = process.communicate(timeout=90)
+    with started(folder, text, name=name) as process:
+        out, err = process.communicate(timeout=90)
     assert process.returncode == status, err
     assert "Traceback" not in err, err
     return out

@@ -47,8 +47,9 @@ def test_decorators_give_the_plain_function():
 
 
 def test_the_top_of_a_module_bears_it():
-    assert jail(
-        """
+    assert (
+        jail(
+            """
         from remit import *
         from remit.model.limits import Limits as Other
         import remit.agent.conversable as deep
@@ -71,12 +72,15 @@ def test_the_top_of_a_module_bears_it():
         assert deep.ConversableAgent
         assert "inert" in repr(agent)
         """
-    ) == ""
+        )
+        == ""
+    )
 
 
 def test_errors_are_classes_and_the_same_ones_from_everywhere():
-    assert jail(
-        """
+    assert (
+        jail(
+            """
         from remit import Denied, RemitError
         from remit.errors import Denied as Again
         assert Denied is Again is remit.Denied
@@ -90,7 +94,9 @@ def test_errors_are_classes_and_the_same_ones_from_everywhere():
         except remit.RemitError as error:
             print(error)
         """
-    ) == "x\n"
+        )
+        == "x\n"
+    )
 
 
 def test_every_error_has_its_class_there():
@@ -115,12 +121,15 @@ def test_awaiting_what_is_not_there_says_so():
 
 
 def test_nothing_heavy_is_pulled_in():
-    assert jail(
-        """
+    assert (
+        jail(
+            """
         for name in ("pydantic", "cloudpickle", "asyncio", "typing", "remit.monitor", "remit.errors"):
             assert name not in sys.modules, name
         """
-    ) == ""
+        )
+        == ""
+    )
 
 
 @pytest.mark.parametrize(

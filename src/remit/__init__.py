@@ -58,8 +58,10 @@ _HOMES = (
     ("remit.context", "current_context"),
     (
         "remit.errors",
-        "AuditError Crashed Denied FunctionRaised Killed LimitExceeded MemoryLimit PolicyError RateLimited RemitError "
-        "SandboxUnavailable TimeLimit ValidationFailed",
+        (
+            "AuditError Crashed Denied FunctionRaised Killed LimitExceeded MemoryLimit PolicyError RateLimited "
+            "RemitError SandboxUnavailable TimeLimit ValidationFailed"
+        ),
     ),
     ("remit.model.call", "Outcome"),
     ("remit.model.event", "SecurityEvent"),

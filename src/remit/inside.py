@@ -1,4 +1,4 @@
-"""What remit is inside a jail: the loader of functions that travel by value, and an inert `remit` for the user's module.
+"""What remit is inside a jail: the loader of functions that travel by value, and an inert `remit` for a user's module.
 
 A module that is imported in a jail often decorates functions and builds agents at its top. In there `remit.function`
 returns the plain function, and an agent or a runtime is an object on which every name is inert.
@@ -30,7 +30,7 @@ class _Inert:
     It bears what the top of a module does with such things: annotations, base classes, `with`, a loop over them.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002  # a subclass's call of it may have any
         self.__name__ = args[0] if len(args) == 1 and isinstance(args[0], str) else "remit"
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +60,7 @@ class _Inert:
     def __iter__(self) -> Any:
         return iter(())
 
-    def __enter__(self) -> _Inert:
+    def __enter__(self) -> _Inert:  # noqa: PYI034  # `typing` costs each call its pages
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -73,7 +73,7 @@ class _Inert:
 class _InertModules:
     """Finds `remit.anything`: what the host's package has is not here."""
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002  # its protocol
         if not name.startswith("remit."):
             return None
         from importlib.machinery import ModuleSpec
@@ -110,7 +110,7 @@ def is_inside() -> bool:
 
 def prepare() -> None:
     """Make `import remit` inert; called in a template before the user's module is imported."""
-    sys.meta_path.insert(0, _InertModules())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _InertModules())
     package = sys.modules["remit"]
     package.__getattr__ = _attribute  # type: ignore[method-assign]
 
@@ -119,7 +119,7 @@ def load_pickle(payload: str) -> Callable[..., Any]:
     """Load a function that travelled by value. Only ever called in a jail."""
     import pickle  # inside the jail is where a pickle may be loaded
 
-    function: Callable[..., Any] = pickle.loads(a2b_base64(payload))
+    function: Callable[..., Any] = pickle.loads(a2b_base64(payload))  # noqa: S301  # in a jail, whatever it does
     return function
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -147,6 +148,11 @@ class Monitor:
         self._jails = jails
         self._policy_hash = policy_hash
         self._policies = policies
+        self._flights = _Flights()
+
+    def settle(self, seconds: float) -> bool:
+        """Wait in this thread until no call is under way, at most `seconds`; whether that is so."""
+        return self._flights.wait(seconds)
 
     # --- the pipeline
 
@@ -164,6 +170,10 @@ class Monitor:
         Raises:
             RateLimited, ValidationFailed, Denied, SandboxUnavailable, AuditError: it did not run; recorded.
         """
+        with self._flights:
+            return await self._call(holder, call, stdio)
+
+    async def _call(self, holder: Holder, call: ToolCall, stdio: Sequence[int] | None) -> Outcome:
         function = holder.functions.get(call.function) if type(call.function) is str else None
         digest_of = ""
         try:
@@ -412,7 +422,7 @@ class Monitor:
         )
 
     async def _refuse(self, call: ToolCall, error: RemitError, arguments_digest: str) -> None:
-        """Record and tell a refusal; the error gets the id of its event. A refusal that cannot be recorded stays one."""
+        """Record and tell a refusal; the error gets its event's id. A refusal that cannot be recorded stays one."""
         limited = isinstance(error, (RateLimited, LimitExceeded))
         event = self._event(
             call,
@@ -537,6 +547,28 @@ def _check_program(grants: GrantSet, path: str) -> None:
     decision = permit(grants, request)
     if not decision.allowed:
         raise Denied(decision.reason, rule=decision.rule, remedy=decision.remedy, stage="authorize")
+
+
+class _Flights:
+    """Counts the calls under way, so that the end of a runtime is recorded after theirs."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._count += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._changed:
+            self._count -= 1
+            if not self._count:
+                self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._count, seconds)
 
 
 class _CutShort(Exception):

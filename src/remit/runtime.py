@@ -59,6 +59,8 @@ _EVENTS = (
     *(value for name, value in vars(EventType).items() if name.isupper()),
 )
 _MOST_TEMPLATES: Final = 64
+_OTHERS_END: Final = 30.0  # seconds for a shutdown that somebody else has begun
+_LAST_OUTCOMES: Final = 1.0  # seconds for loops to record how their calls ended; one that is blocked never does
 _LOG = logging.getLogger("remit")
 
 
@@ -155,7 +157,7 @@ class PolicyHandle:
         await self._runtime.enforce_rate_limit(action, limit=limit, window=window, weight=weight)
 
     def rate_usage(self, principal: str | None = None, action: str | None = None) -> tuple[WindowUsage, ...]:
-        """What `principal` (by default the current one) has used of the windows of `action` (by default `functions`)."""
+        """What `principal` (by default the current one) has used of the windows of `action` (else `functions`)."""
         limiter = self._runtime.limiter
         if limiter is None:
             return ()
@@ -181,8 +183,8 @@ class Runtime:
     Use it with `async with`, which makes it the current one, or leave it out: the first call makes a default one.
 
     Args:
-        config: a SecurityConfig, a mapping of a policy file's form, the path of one, or None for the file in the current
-            folder, else the defaults.
+        config: a SecurityConfig, a mapping of a policy file's form, the path of one, or None for the file in the
+            current folder, else the defaults.
         handle_signals: end in order on SIGTERM, SIGINT and SIGHUP (in the main thread), and at exit.
         simulate: take features of the kernel away, for tests: `{"namespaces": False}`.
 
@@ -290,7 +292,7 @@ class Runtime:
         Args:
             owner: for whom.
             shipped: the function.
-            options: `grants`, `limits`, `constraints`, `require`, `accept_without` of the import, as `Monitor.describe`.
+            options: `grants`, `limits`, `constraints`, `require`, `accept_without`, as `Monitor.describe`.
 
         Raises:
             Denied, FunctionRaised, LimitExceeded: its import failed.
@@ -412,14 +414,21 @@ class Runtime:
         await self.shutdown()
 
     async def shutdown(self) -> None:
-        """End in order: the user's resources, last in first out; the jails; the trail. Idempotent."""
+        """End in order: the user's resources, last in first out; the jails; the trail.
+
+        Idempotent; where it is ending already - on a signal, or in another task - this waits for that.
+        """
         if not self._begin_end():
+            deadline = time.monotonic() + _OTHERS_END
+            while self._state != "closed" and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)  # it may run in any loop or thread, so there is no future to wait for
             return
         report = None
         try:
             report = await self.resources.shutdown()
         finally:  # also where that was cancelled: what is below must end
-            await shielded(asyncio.to_thread(self._finish_end, report))
+            # A future, not a task: `asyncio.run` cancels every task when the program's main one has ended.
+            await shielded(asyncio.get_running_loop().run_in_executor(None, self._finish_end, report))
             self._stop_watching()
 
     def close(self) -> None:
@@ -445,6 +454,7 @@ class Runtime:
 
     def _finish_end(self, report: Any) -> None:
         self._jails.close()
+        self.monitor.settle(_LAST_OUTCOMES)  # calls in flight have ended as killed; their outcomes come first
         failures = [str(failure) for failure in getattr(report, "failures", ())]
         try:
             self._note(EventType.STOPPED, {"cleanup_failures": failures} if failures else {})
@@ -510,7 +520,7 @@ class _Process:
 
 
 @functools.lru_cache(maxsize=1)
-def _process(process: int) -> _Process:
+def _process(process: int) -> _Process:  # noqa: ARG001  # what the cache goes by
     """What this process has; a forked child starts anew."""
     return _Process()
 
@@ -521,7 +531,7 @@ os.register_at_fork(after_in_child=lambda: _process(os.getpid()))
 
 
 def active_runtime() -> Runtime:
-    """The current runtime: the innermost `async with Runtime(...)`, else the process's default one, made now if need be.
+    """The current runtime: the innermost `async with Runtime(...)`, else the process's default one, made if need be.
 
     A current one that was shut down stays the current one: what it refuses is not to be tried under another policy.
     """

@@ -1,7 +1,7 @@
 """A host of jails, as a process of its own: takes pickled jobs on standard input, answers with pickled endings.
 
-The tests start one per setting, as the user and with the features of that setting. Arguments: the folder of the sources,
-what to simulate as JSON, and `refuse` to have the kernel itself refuse user namespaces.
+The tests start one per setting, as the user and with the features of that setting. Arguments: the folder of the
+sources, what to simulate as JSON, and `refuse` to have the kernel itself refuse user namespaces.
 """
 
 from __future__ import annotations

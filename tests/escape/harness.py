@@ -1,4 +1,4 @@
-"""Attacks: small functions that run in the jail, where they must be stopped, and in a plain process, where they succeed.
+"""Attacks: small functions that are stopped in the jail, and succeed in a plain process.
 
 An attack returns evidence (anything but None) when it got what it wanted; an exception or None is a failure. So "it was
 stopped" and "the control succeeded" are decided by the same line of the same code.
@@ -89,10 +89,11 @@ class Setting:
         return self.job(module, attribute, args, fields)[0]
 
     def job(self, module: str, attribute: str, args: tuple[Any, ...], fields: Mapping[str, Any]) -> Any:
-        """Run `attribute` of the source text `module` in a jail. Returns the Ending (or why there is none), and refusals."""
+        """Run `attribute` of the text `module` in a jail; returns the Ending (or why there is none), and refusals."""
         self.start()
         path = self.python_path
-        code = Code("module", module="attacks", attribute=attribute, sources={"attacks": ("/x/attacks.py", module, False)})
+        sources = {"attacks": ("/x/attacks.py", module, False)}
+        code = Code("module", module="attacks", attribute=attribute, sources=sources)
         spec = {"owner": "a", "code": code, "path": path, "interpreter": self.python_roots, "timeout": 4_000, **fields}
         assert self.process is not None
         assert self.process.stdin is not None
@@ -113,7 +114,8 @@ class Setting:
         if self.python == [sys.executable]:
             return tuple(getattr(interpreter, what)())
         if what not in self.bait:
-            code = f"import sys; sys.path.insert(0, {self.source!r}); from remit.jail import interpreter; print(interpreter.{what}())"
+            code = f"import sys; sys.path.insert(0, {self.source!r}); from remit.jail import interpreter\n"
+            code += f"print(interpreter.{what}())"
             done = subprocess.run([*self.python, "-c", code], capture_output=True, text=True, check=True, cwd="/")
             self.bait[what] = ast.literal_eval(done.stdout)
         found: tuple[str, ...] = self.bait[what]
@@ -150,9 +152,7 @@ class Attacks:
         tolerated: Callable[[Any], bool] | None = None,
     ) -> Any:
         if function is None:
-            return lambda inner: self(
-                inner, spec=spec, ends=ends, needs=needs, control=control, tolerated=tolerated
-            )
+            return lambda inner: self(inner, spec=spec, ends=ends, needs=needs, control=control, tolerated=tolerated)
         source = textwrap.dedent(inspect.getsource(function))
         source = source[source.index("def ") :]
         given = spec if callable(spec) else (lambda _bait: spec or {})
@@ -185,7 +185,7 @@ class Attacks:
             assert not escaped, outcome.value
             ended = f"{outcome.status} {outcome.what}"
             assert ended.startswith(attack.ends), (ended, outcome.message, outcome.traceback)
-            row[setting.name] = ended.split(":")[0][:24] if outcome.status != "returned" else "nothing"
+            row[setting.name] = ended.partition(":")[0][:24] if outcome.status != "returned" else "nothing"
 
         return test
 
@@ -215,7 +215,8 @@ def in_the_open(module: str, attribute: str, plain: Setting, timeout: float = 20
     """
     with tempfile.TemporaryDirectory() as folder:
         answer, script = Path(folder, "answer"), Path(folder, "attacks.py")
-        last = f"\nimport json\nopen({str(answer)!r}, 'w').write(json.dumps({attribute}(json.loads({json.dumps(plain.bait)!r}))))\nos._exit(0)\n"
+        last = f"\nimport json\nbait = json.loads({json.dumps(plain.bait)!r})\n"
+        last += f"open({str(answer)!r}, 'w').write(json.dumps({attribute}(bait)))\nos._exit(0)\n"
         script.write_text(module + last)
         subprocess.run(
             [sys.executable, str(script)], capture_output=True, timeout=timeout, check=False, start_new_session=True
@@ -235,7 +236,8 @@ def open_python() -> list[str]:
         if not os.path.exists(python):
             continue
         # It must be able to start itself again, which is how a zygote begins.
-        test = "import subprocess, sys; assert sys.version_info >= (3, 11); subprocess.run([sys.executable, '-Ic', '0'], check=True)"
+        test = "import subprocess as s, sys; assert sys.version_info >= (3, 11); "
+        test += "s.run([sys.executable, '-Ic', '0'], check=True)"
         check = [*start, python, "-I", "-c", test]
         if subprocess.run(check, capture_output=True, check=False, cwd="/").returncode == 0:
             return [*start, python]

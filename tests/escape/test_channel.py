@@ -5,7 +5,12 @@ There is no control in the open: a plain process has no channel. Instead each te
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
+
+from tests.escape.prelude import NR
 
 SEND = """
 import os, socket, struct, sys, time
@@ -22,9 +27,9 @@ def descriptors(x):
     channel = socket.socket(fileno=os.dup(3))
     socket.send_fds(channel, [b"x"], [0, 1, 2])
     return "the result"
-def again(x):
+def again(data):
     if os.fork() == 0:
-        os.write(3, b"garbage of a grandchild")
+        os.write(3, data)
         os._exit(0)
     os.wait()
     return "the result"
@@ -105,9 +110,12 @@ def test_a_torn_frame_is_ended_by_the_deadline(setting):
     assert (outcome.status, outcome.what) == ("limit", "timeout")
 
 
-def test_answering_twice_is_no_answer(setting):
+def test_answering_twice_is_one_answer_or_none(setting):
+    """Both in one piece are no frame; else the call is over with the first, and nobody reads the second."""
     outcome = setting.run(SEND, "raw", frame(b'{"value":"forged"}'), "return")
-    assert (outcome.status, outcome.what) == ("crashed", "channel: more than one frame")
+    first = ("returned", "", "forged")
+    assert (outcome.status, outcome.what, outcome.value) in (first, ("crashed", "channel: more than one frame", None))
+    assert setting.run(SEND, "fine", "next").value == "next"
 
 
 def test_a_forged_answer_is_only_an_answer(setting):
@@ -130,11 +138,12 @@ def test_descriptors_sent_to_the_host_go_nowhere(setting):
 
 
 def test_a_grandchild_speaks_for_nobody(setting):
-    outcome = setting.run(SEND, "again", 1, processes=2)
-    if outcome == ("unheld", "processes"):
-        return
-    assert outcome.status == "crashed"
-    assert "channel" in outcome.what
+    for data in (b"garbage of a grandchild", frame(b'{"value":"of a grandchild"}')):
+        outcome = setting.run(SEND, "again", data, processes=2)
+        if outcome == ("unheld", "processes"):
+            return
+        assert outcome.status == "crashed", outcome
+        assert "channel" in outcome.what
 
 
 def test_a_result_that_is_too_large_is_a_limit(setting):
@@ -204,7 +213,8 @@ import ctypes, os, signal, time
 libc = ctypes.CDLL(None)
 def more(*_):
     for _ in range(3):
-        if libc.syscall(56, {flags}, 0, 0, 0, 0) == 0:
+        if libc.syscall({NR["clone"]}, {flags}, 0, 0, 0, 0) == 0:
+            libc.prctl(15, b"rogue", 0, 0, 0)
             while True: time.sleep(60)
 signal.signal(signal.SIGALRM, more)
 signal.setitimer(signal.ITIMER_REAL, 0.3)
@@ -212,28 +222,21 @@ def go(x):
     time.sleep(x)
     return x
 """
-    import os
-    import time
 
-    def sleepers():
-        found = []
+    def rogues():
+        found = 0
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                with open(f"/proc/{pid}/wchan") as wait, open(f"/proc/{pid}/status") as status:
-                    lines = dict(line.split(":", 1) for line in status)
-                    found.append((lines["NSpid"].split(), wait.read()))
-            except (OSError, KeyError):
+                with open(f"/proc/{pid}/comm") as name:
+                    found += name.read() == "rogue\n"
+            except OSError:
                 continue
-        return len([1 for spaces, _ in found if len(spaces) > 1])
+        return found
 
-    setting.run(SEND, "fine", 1)
-    before = sleepers()
     assert setting.run(source, "go", 0.1, owner="rogue").status == "returned"
-    deadline = time.monotonic() + 15
-    grew = 0
-    while time.monotonic() < deadline:
-        grew = max(grew, sleepers() - before)
-        if grew >= 3 and sleepers() <= before + 1:
-            return
-        time.sleep(0.1)
-    raise AssertionError((before, grew, sleepers()))
+    deadline, most = time.monotonic() + 20, 0
+    while time.monotonic() < deadline and not (most and not rogues()):
+        most = max(most, rogues())
+        time.sleep(0.05)
+    assert most >= 3
+    assert rogues() == 0

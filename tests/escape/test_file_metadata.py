@@ -1,4 +1,4 @@
-"""G2: nothing outside the grants can be seen to exist. It needs mounts of one's own; without, changes are still refused."""
+"""G2: nothing outside the grants can be seen to exist, which needs own mounts. Without, changes are refused."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def list_the_host(bait):
 
 @attack
 def list_the_users_home(bait):
-    return os.listdir("/home") + ["home"]
+    return ["home", *os.listdir("/home")]
 
 
 @attack
@@ -139,7 +139,7 @@ def write_core_pattern(bait):
 
 @attack
 def read_cgroups(bait):
-    return os.listdir("/sys/fs/cgroup") + ["cgroup"]
+    return ["cgroup", *os.listdir("/sys/fs/cgroup")]
 
 
 @attack
@@ -212,14 +212,14 @@ def rename_in_a_read_grant(bait):
 
 @attack(spec=reading)
 def map_a_read_grant_for_writing(bait):
-    file = os.open(bait["read"] + "/data", os.O_RDWR)
-    return file
+    return os.open(bait["read"] + "/data", os.O_RDWR)
 
 
 @attack(spec=writing)
 def move_a_secret_into_a_grant(bait):
     os.rename(bait["secret"], bait["write"] + "/moved")
-    text = open(bait["write"] + "/moved").read()
+    with open(bait["write"] + "/moved") as file:
+        text = file.read()
     os.rename(bait["write"] + "/moved", bait["secret"])
     return text
 
@@ -228,7 +228,8 @@ def move_a_secret_into_a_grant(bait):
 def hardlink_a_secret_into_a_grant(bait):
     place = bait["write"] + "/hard"
     os.link(bait["secret"], place)
-    text = open(place).read()
+    with open(place) as file:
+        text = file.read()
     os.remove(place)
     return text
 
@@ -280,7 +281,10 @@ def plant_a_set_uid_file_by_open(bait):
         os.remove(place)
 
 
-@attack(spec=lambda bait: {"read": [bait["read"]], "write": [bait["write"]], "hide": [bait["write"] + "/kept"]}, needs="file_metadata")
+@attack(
+    spec=lambda bait: {"read": [bait["read"]], "write": [bait["write"]], "hide": [bait["write"] + "/kept"]},
+    needs="file_metadata",
+)
 def read_what_is_hidden_beneath_a_grant(bait):
     try:
         os.chmod(bait["write"] + "/kept", 0o755)

@@ -169,7 +169,10 @@ def modify_the_segment_table(bait):
 
 @attack
 def pages_of_another(bait):
-    return call("process_madvise", call("pidfd_open", os.getpid(), 0), struct.pack("@PN", mapped(4096), 4096), 1, 20, 0) + 1
+    return (
+        call("process_madvise", call("pidfd_open", os.getpid(), 0), struct.pack("@PN", mapped(4096), 4096), 1, 20, 0)
+        + 1
+    )
 
 
 test_stopped = attack.stopped()

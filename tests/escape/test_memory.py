@@ -24,7 +24,7 @@ def bytearrays_without_end(bait):
     return len(kept)
 
 
-@attack(spec=SPEC, ends="limit memory")
+@attack(spec=SPEC)  # an interpreter that runs out of memory in an odd place raises SystemError
 def small_objects_without_end(bait):
     kept = []
     while len(kept) < 1_200_000:
@@ -92,7 +92,7 @@ def memory_file(bait):
 def pipes_enlarged(bait):
     import fcntl
 
-    reading, writing = os.pipe()
+    _, writing = os.pipe()
     return fcntl.fcntl(writing, 1031, 1 << 20)
 
 
@@ -153,8 +153,7 @@ def page_tables(bait):
     gigabytes, peeked = 256, 0
     at = mapped(gigabytes << 30, 1, 0x4022)
     for offset in range(0, gigabytes << 30, 2 << 20):
-        ctypes.c_char.from_address(at + offset).value
-        peeked += 1
+        peeked += len(ctypes.string_at(at + offset, 1))
     return peeked
 
 

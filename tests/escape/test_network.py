@@ -92,7 +92,17 @@ def netlink_datagram(bait):
 @attack(control="a kernel with AF_ALG, AF_VSOCK, SCTP, DCCP, UDP-Lite or XDP built in: which are differs")
 def other_families(bait):
     made = []
-    kinds = [(38, 5, 0), (40, 1, 0), (2, 1, 132), (2, 6, 33), (2, 2, 136), (44, 3, 0), (31, 1, 3), (21, 5, 0), (29, 3, 1)]
+    kinds = [
+        (38, 5, 0),
+        (40, 1, 0),
+        (2, 1, 132),
+        (2, 6, 33),
+        (2, 2, 136),
+        (44, 3, 0),
+        (31, 1, 3),
+        (21, 5, 0),
+        (29, 3, 1),
+    ]
     for family, kind, protocol in kinds:
         try:
             made.append(call("socket", family, kind, protocol))
@@ -148,8 +158,8 @@ def unix_stream_pair_reconnected(bait):
 
 @attack
 def out_of_band(bait):
-    left, right = socket.socketpair()
-    return left.send(b"!", socket.MSG_OOB)
+    pair = socket.socketpair()
+    return pair[0].send(b"!", socket.MSG_OOB)
 
 
 @attack(spec=reading)

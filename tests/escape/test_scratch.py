@@ -21,8 +21,12 @@ def more_bytes(bait):
 def more_bytes_in_many_files(bait):
     import tempfile
 
-    files = [tempfile.TemporaryFile(buffering=0) for _ in range(8)]
-    return sum(file.write(bytes(1 << 18)) for file in files)
+    places = [tempfile.mkstemp() for _ in range(8)]
+    try:
+        return sum(os.write(handle, bytes(1 << 18)) for handle, _ in places)
+    finally:
+        for _, place in places:
+            os.remove(place)
 
 
 @attack(spec=SPEC, needs="scratch_quota")

@@ -1,4 +1,4 @@
-"""G7: the deadline ends the call, whatever the host does. That a stopped host changes nothing: tests/jail/test_life.py."""
+"""G7: the deadline ends the call, whatever the host does. A stopped host: tests/jail/test_supervisor.py."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from remit.jail.channel import FrameReader, NotPlain, ProtocolError, pack, unpack
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT | st.binary()
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT | st.binary()
+)
 PLAIN = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=40)
 LIMIT = 1 << 20
 
@@ -119,7 +121,18 @@ def test_depth_is_bounded_however_it_is_made(opening: bytes, depth: int) -> None
 
 @pytest.mark.parametrize(
     "text",
-    [b'{"a":1,"a":2}', b"NaN", b"-Infinity", b"1e999", b"-1e999", b'"\\ud800"', b'{"\\udfff":1}', b"9" * 5000, b"", b"{"],
+    [
+        b'{"a":1,"a":2}',
+        b"NaN",
+        b"-Infinity",
+        b"1e999",
+        b"-1e999",
+        b'"\\ud800"',
+        b'{"\\udfff":1}',
+        b"9" * 5000,
+        b"",
+        b"{",
+    ],
 )
 def test_what_strict_json_does_not_have_is_refused(text: bytes) -> None:
     with pytest.raises(ProtocolError):

@@ -10,14 +10,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remit.jail import _uapi, seccomp
-from remit.jail.seccomp import ALLOW, KILL, NOTIFY, PID_PLACE, Clause, assemble, deny, evaluate, tail_rules, template_rules
+from remit.jail.seccomp import (
+    ALLOW,
+    KILL,
+    NOTIFY,
+    PID_PLACE,
+    Clause,
+    assemble,
+    deny,
+    evaluate,
+    tail_rules,
+    template_rules,
+)
 
 MACHINES = ("x86_64", "aarch64")
 LOW = 0xFFFFFFFF
 FLAGS = _uapi.CLONE_PARENT | _uapi.CLONE_NEWUSER | 17
 KINDS = [
     {"programs": False, "processes": False, "threads": True, "own_mounts": True},
-    {"programs": False, "processes": False, "threads": False, "own_mounts": False, "truncation": False, "signals": False},
+    {
+        "programs": False,
+        "processes": False,
+        "threads": False,
+        "own_mounts": False,
+        "truncation": False,
+        "signals": False,
+    },
     {"programs": True, "processes": True, "threads": True, "own_mounts": True, "remap": False},
     {"programs": True, "processes": False, "threads": True, "own_mounts": False, "remap": False, "truncation": False},
 ]

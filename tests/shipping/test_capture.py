@@ -15,8 +15,8 @@ import remit
 from remit.errors import PolicyError
 from remit.shipping import plain, ship
 
-TOKEN = "ghp_a-long-enough-token"  # its value stands in ENVIRONMENT
-ENVIRONMENT = {"GITHUB_TOKEN": "".join(["ghp_", "a-long-enough-token"]), "TERM": "xterm-256color", "SHORT": "1234567"}
+TOKEN = "ghp_a-long-enough-token"
+ENVIRONMENT = {"GITHUB_TOKEN": TOKEN[:], "TERM": "xterm-256color", "SHORT": "1234567"}
 
 
 def value(function):
@@ -77,7 +77,7 @@ def test_a_variables_value_in_a_keyword_default():
         lambda text: SimpleNamespace(token=text),
         lambda text: functools.partial(print, text),
         lambda text: text.encode(),
-        lambda text: (lambda: text),
+        lambda text: lambda: text,
         lambda text: [*range(20_000), text],
     ],
     ids=["containers", "a key", "an attribute", "a partial", "bytes", "a closure", "behind 20,000 others"],
@@ -119,10 +119,10 @@ def test_a_variables_value_in_a_partial():
 
 def test_a_variables_value_in_a_callable_object():
     class Caller:
-        def __init__(self):
+        def __init__(self) -> None:
             self.token = secret()
 
-        def __call__(self):
+        def __call__(self) -> object:
             return self.token
 
     refused(Caller(), "`GITHUB_TOKEN`")
@@ -133,12 +133,12 @@ def test_text_of_the_source_itself_is_no_secret():
 
 
 def test_but_the_same_text_from_elsewhere_is():
-    terminal = "".join(["xterm", "-256color"])
+    terminal = "".join(list(ENVIRONMENT["TERM"]))
     refused(lambda: terminal, "`TERM`")
 
 
 def test_short_values_stand_in_any_text():
-    number = "".join(["1234", "567"])
+    number = "".join(list(ENVIRONMENT["SHORT"]))
     assert value(lambda: number).takes == {"number": "builtins.str"}
 
 
@@ -205,10 +205,10 @@ def test_remits_own_decorators_are_looked_through_and_no_others():
 
 def test_an_object_that_answers_to_every_name_is_not_taken_for_remits():
     class Anything:
-        def __getattr__(self, name):
+        def __getattr__(self, name) -> object:
             return self
 
-        def __call__(self):
+        def __call__(self) -> object:
             return 1
 
     thing = Anything()

@@ -181,7 +181,9 @@ def test_what_cannot_be_called_is_refused():
 
 async def test_source_text_is_only_ever_run_in_a_jail(tmp_path):
     touched = tmp_path / "touched"
-    text = f"import os, sys\nfor here in [{str(touched)!r}]:\n    try: open(here, 'w').close()\n    except OSError: pass\n"
+    text = (
+        f"import os, sys\nfor here in [{str(touched)!r}]:\n    try: open(here, 'w').close()\n    except OSError: pass\n"
+    )
     text += "def f(x: int) -> int:\n    return x + 1\n"
     shipped = from_source(text, "f")
     assert not touched.exists()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 from remit.agent.functions import JailedFunction
 from remit.agent.holding import Declared, Holding, Settled
-from remit.agent.messages import Message, Reply, ToolRequest
+from remit.agent.messages import Message, ToolRequest
 from remit.agent.models import Model, ModelFunction, as_model
 from remit.context import acting_as, current_context
 from remit.errors import Denied, FunctionRaised, LimitExceeded, RemitError
@@ -99,7 +99,8 @@ class ConversableAgent:
             description: what the model reads of it; by default its docstring.
             permissions: what it needs, at most what the agent holds; None means the configured default.
             deny: what is refused all the same.
-            limits, timeout: its own, which only narrow the agent's.
+            limits: its own, which only narrow the agent's.
+            timeout: likewise.
             ship: `reference`, `value`, or `auto`.
 
         Raises:
@@ -166,13 +167,17 @@ class ConversableAgent:
         return (await self._holding.outcome(name, args, kwargs)).unwrap()
 
     async def outcome(
-        self, name: str, arguments: Mapping[str, Any] | None = None, *, timeout: AnyDuration | None = None
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: AnyDuration | None = None,  # noqa: ASYNC109  # the zygote's deadline, not the loop's
     ) -> Outcome:
         """Call one of the agent's functions; how it ended.
 
         Raises:
-            RateLimited, ValidationFailed, Denied, SandboxUnavailable, AuditError: it was refused and did not run. What the
-                function did is never an exception here.
+            RateLimited, ValidationFailed, Denied, SandboxUnavailable, AuditError: it was refused and did not run. What
+                the function did is never an exception here.
         """
         return await self._holding.outcome(name, (), arguments or {}, timeout=timeout)
 
@@ -232,7 +237,7 @@ class ConversableAgent:
         )
 
     async def receive(self, message: Message) -> None:
-        """Take a message into the conversation. Its chain travels with it: an answer acts on it with no more than that."""
+        """Take a message into the conversation. Its chain travels with it: an answer has no more authority."""
         self._owe(message.context)
         self._history.append(message)
 
@@ -287,7 +292,7 @@ class ConversableAgent:
             self._owed = sent if self._owed is None else sent.narrowed(self._owed.grants)
 
     def _context(self, runtime: Runtime, settled: Settled, sent: SecurityContext | None) -> SecurityContext:
-        """On whose behalf an answer is made: the sender's chain, this agent, and who asks for the answer, intersected."""
+        """On whose behalf an answer is made: the sender's chain, this agent and who asks for it, intersected."""
         policy = settled.settings.policy
         above = current_context()
         if sent is None:
@@ -306,27 +311,38 @@ class ConversableAgent:
         try:
             if name == _REGISTER and _REGISTER not in self._holding.holder.functions:
                 return await self._holding.attempt(name, lambda: self._register_written(runtime, request))
-            try:
-                arguments = self._arguments(runtime, request)
-            except RemitError as error:
-                return await self._holding.attempt(name, lambda: _raise(error))  # noqa: B023  # called before the next
-            return await self.call(request.name, **arguments)
+            arguments, problem = self._arguments(runtime, request)
+            if problem is not None:
+                return await self._holding.attempt(name, lambda: _raise(problem))
+            return await self.call(name, **arguments)
         except FunctionRaised as error:
             return {"error": f"{error.type_name}: {error.message}"[:_ANSWER]}
         except RemitError as error:
             return {"refused": str(error)[:_ANSWER]}
 
-    def _arguments(self, runtime: Runtime, request: ToolRequest) -> dict[str, Any]:
+    def _arguments(self, runtime: Runtime, request: ToolRequest) -> tuple[dict[str, Any], RemitError | None]:
+        """The arguments that a model named, or why they are none."""
         given = request.arguments
-        if isinstance(given, (str, bytes)):
-            given = runtime.validator.json(given or "{}", allow_null=True, path="arguments")
-        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-            raise Denied("the arguments of a call are an object", rule="arguments", remedy='such as {"text": "..."}')
-        return dict(given)
+        try:
+            if isinstance(given, (str, bytes)):
+                given = runtime.validator.json(given or "{}", allow_null=True, path="arguments")
+            if isinstance(given, Mapping) and all(isinstance(name, str) for name in given):
+                return dict(given), None
+        except RemitError as error:
+            return {}, error
+        return {}, Denied(
+            "the arguments of a call are an object",
+            rule="arguments",
+            remedy='such as {"text": "..."}',
+            stage="validate",
+        )
 
     async def _register_written(self, runtime: Runtime, request: ToolRequest) -> Any:
-        """Register a function that the model wrote. Its text is only ever run in a jail, its signature comes from one."""
-        arguments = runtime.validator.message(self._arguments(runtime, request))
+        """Register a function that the model wrote. Its text only ever runs in a jail; its signature comes from one."""
+        given, problem = self._arguments(runtime, request)
+        if problem is not None:
+            raise problem
+        arguments = runtime.validator.message(given)
         name, source = arguments.get("name"), arguments.get("source")
         wanted = arguments.get("permissions")
         if not isinstance(name, str) or not isinstance(source, str) or not name.isidentifier():
@@ -364,9 +380,9 @@ class ConversableAgent:
         """
         said = [await self.send(message, other)]
         speaker, listener = other, self
-        while len(said) < max_turns and speaker._model is not None:
+        while len(said) < max_turns and speaker._model is not None:  # noqa: SLF001  # the same class
             text = await speaker.generate_reply()
-            owed = speaker._owed
+            owed = speaker._owed  # noqa: SLF001  # the same class
             with acting_as(owed) if owed is not None else nullcontext():
                 said.append(await speaker.send(text, listener))
             speaker, listener = listener, speaker

@@ -100,8 +100,8 @@ def function(wrapped: Callable[..., Any] | None = None, /, **options: Any) -> An
 
     Args:
         wrapped: the function.
-        options: `name`, `description` (by default its own), `permissions` (None: the configured default), `deny`, `limits`,
-            `timeout`, `ship` (`auto`, `reference`, `value`).
+        options: `name`, `description` (by default its own), `permissions` (None: the configured default), `deny`,
+            `limits`, `timeout`, `ship` (`auto`, `reference`, `value`).
 
     Raises:
         PolicyError: an option that cannot be meant.

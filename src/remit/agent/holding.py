@@ -1,4 +1,4 @@
-"""What an agent, or a function that stands alone, holds: the settled policy, the functions, and the way to the monitor."""
+"""What an agent, or a function that stands alone, holds: the settled policy, the functions, the way to the monitor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Final, TypeVar
 
-from remit.audit.record import new_id as new_event_id
 from remit.config import AgentSettings, SecurityConfig
 from remit.context import acting_as, current_context, current_runtime
 from remit.errors import AuditError, Denied, PolicyError
@@ -20,9 +19,10 @@ from remit.model.event import EventType, SecurityEvent
 from remit.model.grants import GrantSet
 from remit.model.limits import Constraints, Limits, RateLimits
 from remit.model.permission import Grant, Permission
+from remit.model.principal import Principal
 from remit.model.security import Security, words
-from remit.model.units import AnyDuration, Unlimited, milliseconds_of
 from remit.model.spelling import shown
+from remit.model.units import AnyDuration, Unlimited, milliseconds_of
 from remit.monitor import Function, Holder, new_id
 from remit.policy.compile import required
 from remit.policy.decide import FunctionPolicy, RegisteredFunction, check_registration
@@ -36,6 +36,7 @@ __all__ = ["Declared", "Holding", "Settled"]
 _T = TypeVar("_T")
 _MOST_FUNCTIONS: Final = 1_000  # of one agent: what its own code registers must not fill the memory
 _MOST_CONFIGURATIONS: Final = 8
+_LONGEST_NAME: Final = 128
 _OF_AN_AGENT: Final = frozenset({"connections", "pool_size"})
 _REGISTERS = Grant(Permission.FUNCTION_REGISTRATION)
 _PROGRAM = (  # what `jail.guest.execute` reads
@@ -84,7 +85,7 @@ class Declared:
                 f"`{place}` is a generator, whose values would come one by one", place=place, remedy="return a list"
             )
         named = name or getattr(function, "__name__", "")
-        if not isinstance(named, str) or not named.isidentifier() and not _is_tool_name(named):
+        if not isinstance(named, str) or not _is_name(named):
             raise PolicyError(
                 f"`{named}` cannot be the name of a function", remedy="give it a `name` of letters, digits, `_` and `-`"
             )
@@ -161,7 +162,7 @@ class Holding:
                 place="name",
                 remedy="that is how the trail names the deployer's own code, and functions that stand alone",
             )
-        self.name = name
+        self.name = Principal(name).name  # refuses what no principal can be called
         self._alone = alone
         self._security = Security.of(security)
         self._limits = limits
@@ -250,11 +251,16 @@ class Holding:
 
     def add_shipped(self, declared: Declared, schema: FunctionSchema, shipped: Shipped) -> Function:
         """Register a function that is ready for a jail. Raises as `add`."""
-        ceiling = self.may_register(declared)
+        try:
+            ceiling = self.may_register(declared)
+        except Denied as error:
+            self._record_denial(declared, error)
+            raise
         with self._lock:
             if declared.name not in self._declared and len(self._declared) >= _MOST_FUNCTIONS:
                 raise PolicyError(
-                    f"{shown(self.name)} has {_MOST_FUNCTIONS} functions", remedy="register fewer, or make a second agent"
+                    f"{shown(self.name)} has {_MOST_FUNCTIONS} functions",
+                    remedy="register fewer, or make a second agent",
                 )
             now = self._now()
             made = self._made(now, declared, schema, shipped, ceiling)
@@ -323,7 +329,7 @@ class Holding:
             That ceiling; None for the deployer's own code.
 
         Raises:
-            Denied: it has no permission, or the function is the deployer's; recorded.
+            Denied: it has no permission, or the function is the deployer's; not recorded yet.
         """
         context = current_context()
         if context is None or not self.settings.policy.enforced:
@@ -333,30 +339,30 @@ class Holding:
             reason = f"`{context.principal}` may not register `{declared.name}`"
             remedy = "grant `function_registration`"
         elif taken is not None and taken[3] is None:
-            reason = f"`{declared.name}` is a function of `{self.name}` already, and not `{context.principal}`'s to replace"
+            reason = (
+                f"`{declared.name}` is a function of `{self.name}` already, and not `{context.principal}`'s to replace"
+            )
             remedy = "give it another name"
         else:
             return context.grants
-        runtime = active_runtime()
+        raise Denied(reason, rule="function_registration", remedy=remedy, stage="authorize")
+
+    def _record_denial(self, declared: Declared, error: Denied) -> None:
+        """Bring to the trail, and tell, that something acting for an agent may not register a function. Waits."""
+        runtime, context = active_runtime(), current_context()
         event = SecurityEvent(
-            id=new_event_id(time.time_ns() // 1_000_000),
             type=EventType.VIOLATION,
-            principal=context.principal,
-            chain=context.names,
+            principal=runtime.principal(),
+            chain=context.names if context is not None else (),
             action="register_function",
             resource=declared.name,
             result="denied",
-            context={"stage": "authorize", "reason": reason},
+            context={"stage": error.stage, "reason": error.reason},
         )
-        recorded = None
         if runtime.audit is not None:
             with contextlib.suppress(AuditError):  # a refusal that cannot be recorded stays one
-                runtime.audit.submit(event, durable=True)
-                recorded = event.id
+                error.event_id = runtime.audit.record_now(event).id
         runtime.emitter.emit("violation", event)
-        raise Denied(
-            reason, rule="function_registration", remedy=remedy, stage="authorize", event_id=recorded
-        )
 
     def _made(
         self, settled: Settled, declared: Declared, schema: FunctionSchema, shipped: Shipped, ceiling: GrantSet | None
@@ -384,7 +390,9 @@ class Holding:
         settings = settled.settings
         policy = settings.policy
         place = f"{self.name}.{declared.name}"
-        permissions = None if declared.permissions is None else self._grants(settled.config, declared.permissions, place)
+        permissions = (
+            None if declared.permissions is None else self._grants(settled.config, declared.permissions, place)
+        )
         deny = resolve_deny(self._parsed(settled.config, declared.deny, place))
         registered = check_registration(FunctionPolicy(name=declared.name, permissions=permissions, deny=deny), policy)
         if ceiling is not None:
@@ -432,7 +440,7 @@ class Holding:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         *,
-        timeout: AnyDuration | None = None,
+        timeout: AnyDuration | None = None,  # noqa: ASYNC109  # the zygote's deadline, not the loop's
         stdio: Sequence[int] | None = None,
     ) -> Outcome:
         """Call a function through the monitor; see `Monitor.call`."""
@@ -496,5 +504,7 @@ def _registrar() -> dict[str, str]:
     return {} if context is None else {"by": context.principal}
 
 
-def _is_tool_name(text: str) -> bool:
-    return 0 < len(text) <= 64 and all(letter.isalnum() or letter in "_-" for letter in text) and text.isascii()
+def _is_name(text: str) -> bool:
+    """An identifier of Python, or what models may call their tools."""
+    plain = len(text) <= 64 and text.isascii() and all(letter.isalnum() or letter in "_-" for letter in text)
+    return 0 < len(text) <= _LONGEST_NAME and (plain or text.isidentifier())

@@ -41,7 +41,11 @@ class ScriptedModel:
         self._steps = list(steps)
         self._at = 0
 
-    async def respond(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> Reply:
+    async def respond(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],  # noqa: ARG002  # a Model has them
+    ) -> Reply:
         """Answer with the next step; `tools` does not matter to a script."""
         if self._at >= len(self._steps):
             raise RemitError(f"the script has {len(self._steps)} steps, and all are told", remedy="write a longer one")

@@ -184,7 +184,7 @@ def open_real(path: str) -> int:
 
 
 def open_tree(descriptor: int, *, recursive: bool = True) -> int:
-    """open_tree(2) with OPEN_TREE_CLONE: a descriptor of a detached copy of the mount at `descriptor`, close-on-exec."""
+    """open_tree(2) with OPEN_TREE_CLONE: a detached copy of the mount at `descriptor`, close-on-exec."""
     flags = 1 | os.O_CLOEXEC | _uapi.AT_EMPTY_PATH | (_uapi.AT_RECURSIVE if recursive else 0)
     return _call("open_tree", descriptor, b"", flags)
 

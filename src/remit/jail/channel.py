@@ -153,7 +153,7 @@ def _restore(value: Any, sections: list[bytes]) -> Any:
         if len(value) != 1 or type(index) is not int or not 0 <= index < len(sections):
             raise ProtocolError("bytes that are not there")
         return sections[index]
-    return {key[1:] if key.startswith("$") else key: _restore(item, sections) for key, item in value.items()}
+    return {key.removeprefix("$"): _restore(item, sections) for key, item in value.items()}
 
 
 class FrameReader:

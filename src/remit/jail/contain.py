@@ -1,4 +1,4 @@
-"""The irreversible steps that make a process a jail, in order. Each is checked by the kernel's answer; none is optional.
+"""The irreversible steps that make a process a jail, in order. The kernel's answer checks each; none is optional.
 
 `template` runs in a fresh fork of the zygote, before any foreign code; `call` in each fork of a template. What a step
 needs (filters, paths, ids) was computed in the host: nothing is decided here.

@@ -1,4 +1,4 @@
-"""What an ending means: of what the zygote did, what the jail said, and how the process ended, the first that decides."""
+"""What an ending means: what the zygote did, what the jail said, how the process ended - the first that decides."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from remit.jail import channel
 from remit.jail.spec import Ending, Refusal, Usage
 
 if TYPE_CHECKING:
-    from remit.jail.supervisor import Call
+    from remit.jail.calls import Call
 
-__all__ = ["ending", "used"]
+__all__ = ["ending", "is_process", "used"]
 
 _SILENT = ((b"", False), (b"", False))
 _TICK = 0.01  # USER_HZ is 100 on both machines (proc_pid_stat(5))
-_NSTGID = re.compile(rb"^NStgid:\s*(.*)$", re.M)
-_HWM = re.compile(rb"^VmHWM:\s*(\d+) kB$", re.M)
+_NSTGID = re.compile(rb"^NStgid:\s*(.*)$", re.MULTILINE)
+_HWM = re.compile(rb"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 
 def ending(call: Call, output: list[int], message: Mapping[str, Any], tier: str) -> Ending:
@@ -130,6 +130,15 @@ def _written(file: int, bound: int) -> tuple[bytes, bool]:
         return b"", False
     position = min(os.fstat(file).st_size, position)
     return os.pread(file, min(position, bound), 0), position > bound
+
+
+def is_process(sender: int, pid: int, depth: int) -> bool:
+    """Whether the pid that a message came from is `pid`, `depth` pid namespaces further in."""
+    try:
+        group = _NSTGID.search(_read(f"/proc/{sender}/status"))
+        return group is not None and int(group[1].split()[depth]) == pid
+    except (OSError, IndexError, ValueError):
+        return False
 
 
 def used(sender: int, pid: int, depth: int, base: int) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ class Sources:
         self._modules = modules
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """See importlib.abc.MetaPathFinder."""
         if name not in self._modules:
@@ -105,7 +105,7 @@ class Watch:
             if handler is not None:
                 try:
                     handler(arguments)
-                except Exception:  # noqa: BLE001, S110 - it must never change what the function sees
+                except Exception:  # noqa: S110 - it must never change what the function sees
                     pass
 
         sys.addaudithook(hook)
@@ -117,7 +117,7 @@ class Watch:
         return any(text == root or text.startswith(root.rstrip("/") + "/") for root in roots), text
 
     def _open(self, arguments: tuple[Any, ...]) -> None:
-        path, mode, flags = arguments
+        path, _, flags = arguments
         writing = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
         inside, text = self._beneath(path, self._writable if writing else self._roots)
         if not inside:
@@ -138,7 +138,7 @@ class Watch:
         self._host = (host, port) if isinstance(host, str) else None
         self._network()
 
-    def _socket(self, arguments: tuple[Any, ...]) -> None:
+    def _socket(self, _arguments: tuple[Any, ...]) -> None:
         self._network()
 
     def _connect(self, arguments: tuple[Any, ...]) -> None:
@@ -158,10 +158,10 @@ class Watch:
     def _program(self, arguments: tuple[Any, ...]) -> None:
         self.last = (f"basic_execution:{os.fsdecode(arguments[0])}", "")
 
-    def _shell(self, arguments: tuple[Any, ...]) -> None:
+    def _shell(self, _arguments: tuple[Any, ...]) -> None:
         self.last = ("basic_execution:sh", "")
 
-    def _fork(self, arguments: tuple[Any, ...]) -> None:
+    def _fork(self, _arguments: tuple[Any, ...]) -> None:
         self.last = ("limit processes=2 or more", "")
 
     def missing(self, error: BaseException) -> str:
@@ -190,7 +190,7 @@ def load(plan: Plan, bootstrap: ModuleType | None) -> Callable[..., Any] | None:
     os.environ.update(dict(pair for pair in plan["environment"]))
     sys.path[:] = plan["path"]
     sys.path_importer_cache.clear()
-    sys.meta_path.insert(0, Sources(code["sources"]))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Sources(code["sources"]))
     if bootstrap is not None:
         bootstrap.prepare()
     # One thread: OpenBLAS and OpenMP start one per core at import, and threads do not survive a fork.
@@ -216,7 +216,7 @@ def load(plan: Plan, bootstrap: ModuleType | None) -> Callable[..., Any] | None:
     return getattr(function, "__wrapped__", function) if code["kind"] != "program" else None
 
 
-def serve(descriptor: int, function: Callable[..., Any], watch: Watch, bootstrap: ModuleType | None) -> None:
+def serve(descriptor: int, function: Callable[..., Any], watch: Watch) -> None:
     """Be one call: read the request, run the function, answer, end."""
     ballast: bytearray | None = bytearray(_BALLAST)
     try:
@@ -227,7 +227,7 @@ def serve(descriptor: int, function: Callable[..., Any], watch: Watch, bootstrap
         try:
             value = function(*request["args"], **request["kwargs"])
             if hasattr(value, "__await__"):
-                import asyncio  # noqa: PLC0415 - the template has imported it where the function is async
+                import asyncio  # the template has imported it where the function is async
 
                 value = asyncio.run(_await(value))
             frame = channel.pack({"value": value})
@@ -238,9 +238,10 @@ def serve(descriptor: int, function: Callable[..., Any], watch: Watch, bootstrap
             frame = channel.pack({"unplain": str(error)[:_TEXT]})
         except SystemExit as error:
             frame = channel.pack({"raised": {"type": "SystemExit", "message": str(error.code)[:200], "traceback": ""}})
-        except BaseException as error:  # noqa: BLE001 - whatever leaves the function is its outcome
+        except BaseException as error:  # whatever leaves the function is its outcome
+            needs = watch.missing(error)  # first: to show the source, the traceback opens files of its own
             raised = explain(error)
-            raised["needs"] = watch.missing(error)
+            raised["needs"] = needs
             frame = channel.pack({"raised": raised})
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -338,16 +339,16 @@ def explain(error: BaseException) -> dict[str, Any]:
     )
     try:
         message = str(error)[:_TEXT]
-    except BaseException:  # noqa: BLE001 - an exception's own __str__ may raise anything
+    except BaseException:  # an exception's own __str__ may raise anything
         message = "<its __str__ raised>"
     text = ""
     if not isinstance(error, MemoryError):
         try:
-            import traceback  # noqa: PLC0415 - only when there is something to show
+            import traceback  # only when there is something to show
 
             shown = error.__traceback__.tb_next if error.__traceback__ else None
             text = "".join(traceback.format_exception(kind, error, shown))[-_TEXT:]
-        except BaseException:  # noqa: BLE001 - the same
+        except BaseException:  # the same
             text = ""
     return {"type": _clean(name[:200]), "message": _clean(message), "traceback": _clean(text)}
 

@@ -1,4 +1,4 @@
-"""What the interpreter itself needs to read: its library, installed packages, and the shared libraries of the system."""
+"""What the interpreter itself needs to read: its library, installed packages, the shared libraries of the system."""
 
 from __future__ import annotations
 

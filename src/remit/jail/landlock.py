@@ -55,7 +55,7 @@ def restrict(abi: int, paths: list[tuple[str, int]]) -> None:
     """Confine the calling thread to `paths`, each with its rights (`READ`, `WRITE`, `EXECUTE`, combined).
 
     Raises:
-        OSError: a path does not exist or leads through a symbolic link, or the kernel refuses. Nothing is confined then.
+        OSError: a path is not there or leads through a symbolic link, or the kernel refuses. Nothing is confined then.
     """
     if abi == 0:  # the host has accepted that it is not there, or no plan with 0 would have been made
         return
@@ -65,9 +65,8 @@ def restrict(abi: int, paths: list[tuple[str, int]]) -> None:
         for path, access in paths:
             descriptor = system.open_real(path)
             try:
-                if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                    access &= _ON_FILES
-                system.landlock_add_path(ruleset, access & files, descriptor)
+                fits = files if stat.S_ISDIR(os.fstat(descriptor).st_mode) else files & _ON_FILES
+                system.landlock_add_path(ruleset, access & fits, descriptor)
             finally:
                 os.close(descriptor)
         system.landlock_restrict(ruleset)

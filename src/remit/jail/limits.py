@@ -58,7 +58,7 @@ def lower_own(*, file_handles: int, file_size: int, import_memory: int, addresse
 
 
 def lower_other(pid: int, identity: list[int] | None, values: dict[int, int]) -> None:
-    """Lower limits of another process from outside (prlimit(2)): the value of each RLIMIT_*; `identity` as in `as_jail`."""
+    """Lower limits of another process from outside (prlimit(2)): each RLIMIT_* and its value; see `as_jail`."""
 
     def work() -> None:
         for kind, value in values.items():

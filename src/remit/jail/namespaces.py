@@ -98,7 +98,7 @@ def new_root(
         trees.append((path, tree))
     for space in spaces.values():
         os.close(space)
-    root, base = _empty_root(1000 + 20 * (len(trees) + len(hide)))
+    root = _empty_root(1000 + 20 * (len(trees) + len(hide)))
     os.umask(0o022)
     for link, target in links:
         place_of = "." + link
@@ -118,13 +118,13 @@ def new_root(
     os.chdir("/")
 
 
-def _empty_root(inodes: int) -> tuple[int, str]:
-    """Mount a small tmpfs somewhere, and go there; returns it and the place."""
+def _empty_root(inodes: int) -> int:
+    """Mount a small tmpfs somewhere, go there, and return it."""
     root = _tmpfs("1m", inodes, "0755")
     base = next(place for place in _PLACES if os.path.isdir(place) and not os.path.islink(place))
     system.move_mount(root, base)
     os.chdir(base)
-    return root, base
+    return root
 
 
 def _tmpfs(size: str, inodes: int, mode: str) -> int:
@@ -184,7 +184,7 @@ def _mask(hide: list[str]) -> None:
 
 
 def _give_to(tree: int, owner: list[int], held: os.stat_result, spaces: dict[tuple[int, int], int]) -> None:
-    """Have the files of the owner of the granted path appear as the jail's, where the file system can (mount_setattr(2)).
+    """Have the files of the granted path's owner appear as the jail's, where the file system can (mount_setattr(2)).
 
     Where it cannot, they stay as they are, and `contain.template` finds out whether the jail can use the grant.
     """

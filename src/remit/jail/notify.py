@@ -71,7 +71,7 @@ def receive(listener: int, names: dict[int, str]) -> Notice | None:
 
 
 def answer(listener: int, notice: Notice) -> bool:
-    """Refuse the call. False when the caller died meanwhile: then its pid, and what was read by it, may be another's."""
+    """Refuse the call. False when the caller died meanwhile: what was read by its pid may be another's then."""
     refusal = errno.EACCES if notice.what in _LOOK_LIKE_NO_PERMISSION else errno.EPERM
     return _reply(listener, _ANSWER.pack(notice.id, 0, -refusal, 0))
 

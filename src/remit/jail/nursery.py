@@ -97,7 +97,7 @@ def send(sock: _socket.socket, data: bytes, descriptors: list[int]) -> None:
 
 
 def receive(sock: _socket.socket) -> tuple[bytes, list[int], int]:
-    """Return one message (b"" at the end, or when it is larger than any honest one), its descriptors, its sender's pid."""
+    """Return one message (b"" at the end, or when it is larger than honest ones), its descriptors, its sender's pid."""
     data, ancillary, flags, _ = sock.recvmsg(_DATAGRAM, 256, _socket.MSG_CMSG_CLOEXEC)
     descriptors: list[int] = []
     pid = 0
@@ -226,9 +226,10 @@ def be_template(plan_file: int, place: int, null: int, parent: int, bootstrap: M
         function = guest.load(plan, bootstrap)
         described = bootstrap.describe(function) if bootstrap and plan["code"].get("describe") else None
         ready = READY + channel.pack({"describe": described})
-    except BaseException as error:  # noqa: BLE001 - whatever leaves the import is why there is no template
+    except BaseException as error:  # whatever leaves the import is why there is no template
+        needs = watch.missing(error)  # first: to show the source, the traceback opens files of its own
         raised = guest.explain(error)
-        raised["needs"] = watch.missing(error)
+        raised["needs"] = needs
         raised["message"] = raised["message"][:2000]
         raised["traceback"] = raised["traceback"][-8000:]
         send(sock, FAILED + channel.pack(raised), [])
@@ -247,14 +248,14 @@ def be_template(plan_file: int, place: int, null: int, parent: int, bootstrap: M
             if function is None:
                 guest.execute(contain.CHANNEL, init=plan["init"])
             else:
-                guest.serve(contain.CHANNEL, function, watch, bootstrap)
+                guest.serve(contain.CHANNEL, function, watch)
             os._exit(0)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
 def memory_file(size: int) -> int:
-    """Return a file in memory of more than `size` bytes, in whole pages, that cannot grow: an output without a reader."""
+    """Return a file in memory of a little more than `size` bytes that cannot grow: an output that needs no reader."""
     try:
         descriptor = os.memfd_create("output", _uapi.MFD_CLOEXEC | _uapi.MFD_ALLOW_SEALING | _uapi.MFD_NOEXEC_SEAL)
     except OSError:  # before Linux 6.3
@@ -265,6 +266,6 @@ def memory_file(size: int) -> int:
 
 
 def _seal(descriptor: int) -> None:
-    import fcntl  # noqa: PLC0415 - built in; imported where it is used to keep the templates small
+    import fcntl  # built in; imported where it is used to keep the templates small
 
     fcntl.fcntl(descriptor, _uapi.F_ADD_SEALS, _uapi.F_SEAL_GROW | _uapi.F_SEAL_SHRINK | _uapi.F_SEAL_SEAL)

@@ -1,4 +1,4 @@
-"""Makes a JailSpec ready for this machine: filters compiled, paths resolved, ids chosen. Pure but for looking at paths."""
+"""Makes a JailSpec ready for this machine: filters compiled, paths resolved, ids chosen. It only looks at paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIGCHLD = 17
 _UIDS = 2_000_000_000  # above every range that systems give to people, services and containers
 _DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 _SCRATCH = "/scratch/tmp"
-# Page tables are 1/512 of the addresses that are touched, and counted nowhere: 32 MiB, and 128 for runtimes that reserve.
+# Page tables are 1/512 of the addresses touched, and counted nowhere: 32 MiB, and 128 for runtimes that reserve.
 _ADDRESSES, _PROGRAM_ADDRESSES = 16 << 30, 64 << 30
 _STRAY = 4096  # processes that a hostile template can have for the second until the zygote sees them
 
@@ -42,7 +42,7 @@ def make(spec: JailSpec, features: Features, serial: int) -> tuple[Plan, Terms]:
             flags |= _uapi.CLONE_NEWNS
     # Where the count of tasks would not be exact, none may be started at all: a limit is enforced or refused.
     threads = spec.threads > 1 and features.call_userns
-    # A filter of its own costs each call half a millisecond to install and take down (docs/adr/0002). Where a pid
+    # A filter of its own costs each call half a millisecond to install and take down (docs/adr/0005). Where a pid
     # namespace, Landlock's signal scope and the listener do what it does, there is none.
     lean = own_mounts and features.landlock_abi >= 6 and features.listener
     identity = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from remit.jail.supervisor import Call
+    from remit.jail.calls import Call
 
 __all__ = ["Demand", "Slots"]
 
@@ -44,7 +44,7 @@ class Demand:
 
 
 class Slots:
-    """Who may have a live call: at most so many an owner, and so much memory in all; the rest wait, first come first served."""
+    """Who may have a live call: at most so many an owner, and so much memory in all; the rest wait, in order."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget

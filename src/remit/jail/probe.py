@@ -104,7 +104,8 @@ def guarantees(features: Features) -> dict[str, Held]:
         nothing = Held(
             False,
             "Linux on x86_64 or aarch64",
-            "run it in a container: `docker run --rm -it -v \"$PWD\":/app -w /app python:3.13 sh -c 'pip install remit && remit doctor'`",
+            'run it in a container: `docker run --rm -it -v "$PWD":/app -w /app python:3.13 '
+            "sh -c 'pip install remit && remit doctor'`",
         )
         return dict.fromkeys(GUARANTEES, nothing)
     held = dict.fromkeys(GUARANTEES, _YES)

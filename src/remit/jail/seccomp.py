@@ -65,28 +65,29 @@ Rules = Mapping[str, int | tuple[Clause, ...]]
 # --- policy ---------------------------------------------------------------------------------------------------------
 
 _ALLOWED = """
-read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range
-stat fstat lstat newfstatat statx access faccessat faccessat2 lseek getdents getdents64 readlink readlinkat getcwd chdir
-fchdir dup dup2 dup3 pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait
-epoll_pwait2 eventfd eventfd2 timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4 brk munmap mprotect
-msync madvise mincore mlock munlock membarrier pkey_alloc pkey_free pkey_mprotect rt_sigaction rt_sigprocmask rt_sigreturn
-rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday
-time getpid gettid getppid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid uname sysinfo
+read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range stat fstat lstat newfstatat
+statx access faccessat faccessat2 lseek getdents getdents64 readlink readlinkat getcwd chdir fchdir dup dup2 dup3 pipe
+pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd
+eventfd2 timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4 brk munmap mprotect msync madvise mincore
+mlock munlock membarrier pkey_alloc pkey_free pkey_mprotect rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending
+rt_sigtimedwait rt_sigsuspend sigaltstack clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time
+getpid gettid getppid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid uname sysinfo
 getrlimit getrusage times getcpu sched_yield sched_getaffinity sched_getparam sched_getscheduler sched_getattr
 sched_get_priority_max sched_get_priority_min sched_rr_get_interval futex futex_waitv set_robust_list get_robust_list
-set_tid_address rseq exit exit_group wait4 waitid restart_syscall fsync fdatasync sync_file_range fallocate
-ftruncate rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink symlinkat flock umask
-copy_file_range sendfile splice tee fadvise64 readahead getrandom timer_create timer_settime timer_gettime timer_getoverrun
-timer_delete setitimer getitimer alarm pause recvfrom recvmsg shutdown getsockopt getsockname getpeername statfs
-fstatfs capget getpriority ioprio_get get_mempolicy setsid setpgid mlock2 accept accept4
+set_tid_address rseq exit exit_group wait4 waitid restart_syscall fsync fdatasync sync_file_range fallocate ftruncate
+rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat link linkat symlink symlinkat flock umask
+copy_file_range sendfile splice tee fadvise64 readahead getrandom timer_create timer_settime timer_gettime
+timer_getoverrun timer_delete setitimer getitimer alarm pause recvfrom recvmsg shutdown getsockopt getsockname
+getpeername statfs fstatfs capget getpriority ioprio_get get_mempolicy setsid setpgid mlock2 accept accept4
 """.split()  # noqa: SIM905 - a table that is read as text
 
 # What a program calls only when it wants more than a jail gives: the supervisor hears of it.
 _NOTIFIED = """
 socket connect bind listen execve execveat ptrace mount umount2 pivot_root chroot bpf perf_event_open keyctl add_key
-request_key userfaultfd kexec_load kexec_file_load init_module finit_module delete_module unshare setns open_by_handle_at
-name_to_handle_at process_vm_readv process_vm_writev kcmp pidfd_getfd fsopen fsmount fsconfig fspick open_tree move_mount
-mount_setattr open_tree_attr swapon swapoff reboot acct quotactl iopl ioperm fanotify_init lookup_dcookie
+request_key userfaultfd kexec_load kexec_file_load init_module finit_module delete_module unshare setns
+open_by_handle_at name_to_handle_at process_vm_readv process_vm_writev kcmp pidfd_getfd fsopen fsmount fsconfig fspick
+open_tree move_mount mount_setattr open_tree_attr swapon swapoff reboot acct quotactl iopl ioperm fanotify_init
+lookup_dcookie
 """.split()  # noqa: SIM905 - a table that is read as text
 
 # Absent, as on an older kernel, so that libraries fall back to what is there.
@@ -244,7 +245,7 @@ def template_rules(
     rules["clone"] = (*clauses, Clause(NOTIFY))
     if programs:
         rules.update({"execve": ALLOW, "execveat": ALLOW})
-    # Neither shared anonymous memory nor a mapping that grows like a stack is counted by RLIMIT_DATA (THREAT_MODEL.md G5).
+    # RLIMIT_DATA counts neither shared anonymous memory nor a mapping that grows like a stack (THREAT_MODEL.md, G5).
     uncounted = (_MAP_SHARED_ANONYMOUS, _MAP_GROWSDOWN)
     rules["mmap"] = (*(Clause(deny(errno.ENOMEM), (Test(3, flags, mask=flags),)) for flags in uncounted), allowed)
     pair = [Clause(ALLOW, (Test(0, 1), Test(1, kind, mask=_SOCK_TYPE))) for kind in (1, 5)]  # STREAM, SEQPACKET

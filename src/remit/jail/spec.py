@@ -101,7 +101,8 @@ class JailSpec:
 
 class Terms(TypedDict):
     """What the zygote itself needs to know of a template. Nothing of its code or environment: the zygote's memory is
-    copied into every template, and two owners share nothing."""
+    copied into every template, and two owners share nothing.
+    """
 
     identity: list[int] | None  # uid and gid to become, as root
     notify: bool  # whether the long filter has a listener

@@ -1,4 +1,4 @@
-"""The host's side of all jails: starts the zygote, hands requests to calls, reads what comes back, tells how they ended.
+"""The host's side of all jails: starts the zygote, hands requests to calls, reads answers, tells how they ended.
 
 One thread per supervisor waits in epoll; requests are sent by whoever calls `submit`. The zygote keeps the time and
 kills; this side only decides what an ending means. Nothing that a jail sends is run, imported or unpickled.
@@ -6,7 +6,6 @@ kills; this side only decides what an ending means. Nothing that a jail sends is
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -16,14 +15,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
 from remit.jail import channel, endings, notify, plan
-from remit.jail.pool import Demand, Slots
+from remit.jail.calls import Call, Jail, Template, Unfit, Unheld, receive, report
+from remit.jail.pool import Slots
 from remit.jail.probe import Features, guarantees
 from remit.jail.spec import Ending, JailSpec, Refusal
 
@@ -32,87 +30,8 @@ __all__ = ["Call", "Supervisor", "Template", "Unfit", "Unheld"]
 _DATAGRAM = 1 << 17
 _START_SECONDS = 20.0
 _REFUSALS = 100
-_OVERHEAD = 256 * 1024  # of a result frame: the JSON around the value, or an exception's text
 _LINGER = 0.25  # seconds that an answered call has to end by itself
 _TICK = 1.0
-_ANCILLARY = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253) if hasattr(socket, "CMSG_SPACE") else 0
-
-
-class Unheld(Exception):
-    """This machine does not hold a guarantee that the call needs: `guarantee`, `missing`, `remedy`."""
-
-    def __init__(self, guarantee: str, missing: str, remedy: str) -> None:
-        super().__init__(f"`{guarantee}` does not hold here: no {missing}")
-        self.guarantee, self.missing, self.remedy = guarantee, missing, remedy
-
-
-class Unfit(Exception):
-    """The template could not be made: its import failed, or the zygote ended. `error` is what it said."""
-
-    def __init__(self, error: Mapping[str, Any]) -> None:
-        super().__init__(
-            str(error.get("wall") or error.get("unfit") or error.get("gone") or error.get("message") or error)
-        )
-        self.error = error
-
-
-class Template:
-    """One imported function under one set of walls, from which calls are forked."""
-
-    def __init__(self, number: int, spec: JailSpec) -> None:
-        self.number = number
-        self.spec = spec
-        self.ready: Future[Mapping[str, Any]] = Future()
-        self.warm: deque[_Jail] = deque()
-        self.waiting: deque[Call] = deque()
-        self.demand = Demand()
-        self.live = 0
-        self.gone = ""
-        self.used = time.monotonic()
-        self.refused: list[Refusal] = []
-        self.listener = -1
-        self.pid = 0  # as the zygote sees it
-        self.tid = 0  # as this process sees it, once that has been found out
-        self.call_flags = 0
-
-
-class _Jail:
-    """A locked-down process that waits for its request, or has had it."""
-
-    def __init__(
-        self, number: int, pid: int, sock: socket.socket, output: list[int], template: Template, base: int
-    ) -> None:
-        self.number = number
-        self.pid = pid
-        self.sock: socket.socket | None = sock
-        self.output = output
-        self.template = template
-        self.base = base  # resident bytes that it has from its template
-        self.sender = 0  # its pid as this process sees it, told by the kernel with what it sends
-        self.call: Call | None = None
-
-
-class Call:
-    """One request on its way: `future` becomes its Ending."""
-
-    def __init__(self, template: Template, request: bytes, spec: JailSpec, stdio: list[int] | None) -> None:
-        self.template = template
-        self.spec = spec
-        self.request = memoryview(request)
-        self.stdio = stdio
-        self.future: Future[Ending] = Future()
-        self.started: Future[None] = Future()  # done when the call has its jail, or never will
-        self.jail: _Jail | None = None
-        self.reader = channel.FrameReader(spec.result + _OVERHEAD)
-        self.frame: bytes | None = None
-        self.broken = ""
-        self.closed = False
-        self.oversize = 0
-        self.refusals: list[Refusal] = []
-        self.began = 0
-        self.deadline = 0
-        self.answered = 0
-        self.killed = ""
 
 
 class Supervisor:
@@ -143,9 +62,9 @@ class Supervisor:
         self._lock = threading.RLock()
         self._templates: dict[str, Template] = {}
         self._by_number: dict[int, Template] = {}
-        self._jails: dict[int, _Jail] = {}
-        self._by_pid: dict[int, _Jail] = {}
-        self._by_sock: dict[int, _Jail] = {}
+        self._jails: dict[int, Jail] = {}
+        self._by_pid: dict[int, Jail] = {}
+        self._by_sock: dict[int, Jail] = {}
         self._listeners: dict[int, Template] = {}
         self._spawned: dict[int, Call] = {}
         self._serial = int.from_bytes(os.urandom(3), "big")  # as root, uids of two runtimes should not meet
@@ -374,7 +293,7 @@ class Supervisor:
         if target is not None:
             self._send({"op": "warm", "t": template.number, "n": target})
 
-    def _give(self, call: Call, jail: _Jail) -> None:
+    def _give(self, call: Call, jail: Jail) -> None:
         """Start the clocks, then send the request."""
         spec = call.spec
         call.jail, jail.call = jail, call
@@ -388,7 +307,7 @@ class Supervisor:
             self._send({"op": "kill", "c": jail.number, "why": call.killed})
         self._push(jail)
 
-    def _push(self, jail: _Jail) -> None:
+    def _push(self, jail: Jail) -> None:
         call, sock = jail.call, jail.sock
         if call is None or sock is None:
             return
@@ -504,12 +423,12 @@ class Supervisor:
                 self._epoll.register(template.listener, select.EPOLLIN)
             elif operation == "ready":
                 template = self._by_number[message["t"]]
-                template.ready.set_result({**_report(message.pop("said")), **message})
+                template.ready.set_result({**report(message.pop("said")), **message})
                 self._send({"op": "warm", "t": template.number, "n": template.demand.target})
             elif operation == "failed":
                 template = self._by_number[message["t"]]
                 if not template.ready.done():
-                    template.ready.set_exception(Unfit(message.get("error") or _report(message["said"])))
+                    template.ready.set_exception(Unfit(message.get("error") or report(message["said"])))
             elif operation == "gone":
                 self._lost(self._by_number[message["t"]], message["why"])
         return True
@@ -545,7 +464,7 @@ class Supervisor:
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        jail = _Jail(message["c"], message["pid"], sock, descriptors[1:], template, message["base"])
+        jail = Jail(message["c"], message["pid"], sock, descriptors[1:], template, message["base"])
         self._jails[jail.number] = self._by_pid[jail.pid] = self._by_sock[sock.fileno()] = jail
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         call = self._spawned.pop(jail.number, None)
@@ -567,7 +486,7 @@ class Supervisor:
             if not events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 return
             try:
-                data, sender = _receive(jail.sock)
+                data, sender = receive(jail.sock)
             except BlockingIOError:
                 return
             except OSError:
@@ -585,7 +504,7 @@ class Supervisor:
                 self._hush(jail)
                 return
             try:
-                frame = _take(jail, call, data, sender)
+                frame = self._take(jail, call, data, sender)
             except channel.ProtocolError as error:
                 call.broken = str(error)
             except OverflowError as error:
@@ -597,7 +516,25 @@ class Supervisor:
             self._hush(jail)
             self._send({"op": "kill", "c": jail.number, "why": "channel"})
 
-    def _answered(self, jail: _Jail, call: Call, frame: bytes) -> None:
+    def _take(self, jail: Jail, call: Call, data: bytes, sender: int) -> bytes | None:
+        """Add to a call's answer what its own process sent; returns the frame when it is whole.
+
+        Raises:
+            ProtocolError, OverflowError: as channel.FrameReader, and when somebody else of the jail spoke.
+        """
+        if sender <= 0 or jail.sender not in (0, sender):
+            raise channel.ProtocolError("another process spoke, or descriptors came")
+        several = call.spec.processes > 1 and call.spec.code.kind != "program"
+        if (
+            several
+            and not jail.sender
+            and not endings.is_process(sender, jail.pid, 1 if self.features.namespaces else 0)
+        ):
+            raise channel.ProtocolError("another process spoke")
+        jail.sender = sender
+        return call.reader.feed(data)
+
+    def _answered(self, jail: Jail, call: Call, frame: bytes) -> None:
         """Settle a call that has answered in time, and end its process: it waits, and what it used can be read.
 
         To wait until the process is gone would double the time of a short call. Its slot is given back when it is.
@@ -610,7 +547,7 @@ class Supervisor:
                 self._settle(call, endings.ending(call, jail.output, used, self.features.tier))
         self._send({"op": "kill", "c": jail.number, "why": "answered"})
 
-    def _hush(self, jail: _Jail) -> None:
+    def _hush(self, jail: Jail) -> None:
         """Hear no more of a jail."""
         if jail.sock is not None:
             self._epoll.unregister(jail.sock.fileno())
@@ -618,7 +555,7 @@ class Supervisor:
             jail.sock.close()
             jail.sock = None
 
-    def _let_go(self, jail: _Jail) -> None:
+    def _let_go(self, jail: Jail) -> None:
         self._hush(jail)
         for descriptor in jail.output:
             os.close(descriptor)
@@ -700,17 +637,17 @@ class Supervisor:
         jail.template.live -= 1
         self._finish(call, ending)
 
-    def _drain(self, jail: _Jail, call: Call) -> None:
+    def _drain(self, jail: Jail, call: Call) -> None:
         """Read what a jail had sent before it ended."""
         sock = jail.sock
         if sock is None:
             return
         try:
             while True:
-                data, sender = _receive(sock)
+                data, sender = receive(sock)
                 if not data:
                     return
-                frame = _take(jail, call, data, sender)
+                frame = self._take(jail, call, data, sender)
                 if frame is not None:
                     call.frame, call.answered = frame, time.monotonic_ns()
         except OSError:
@@ -739,48 +676,3 @@ class Supervisor:
 
     def _crashed(self, why: str) -> Ending:
         return Ending("crashed", what=why, tier=self.features.tier)
-
-
-def _receive(sock: socket.socket) -> tuple[bytes, int]:
-    """Return what a jail sent, and who of it, as the kernel says: -1 when descriptors came along, which are closed.
-
-    Raises:
-        OSError: nothing is there, or the connection is broken.
-    """
-    data, ancillary, _, _ = sock.recvmsg(1 << 18, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-    sender = 0
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            for at in range(0, len(content) - 3, 4):
-                os.close(int.from_bytes(content[at : at + 4], sys.byteorder))
-            sender = -1
-        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS and not sender:
-            sender = int.from_bytes(content[:4], sys.byteorder)
-    return data, sender
-
-
-def _take(jail: _Jail, call: Call, data: bytes, sender: int) -> bytes | None:
-    """Add to a call's answer what its own process sent; returns the frame when it is whole.
-
-    Raises:
-        ProtocolError, OverflowError: as channel.FrameReader, and when somebody else of the jail spoke.
-    """
-    if sender <= 0 or jail.sender not in (0, sender):
-        raise channel.ProtocolError("another process spoke, or descriptors came")
-    jail.sender = sender
-    return call.reader.feed(data)
-
-
-def _report(said: str) -> dict[str, Any]:
-    """Return what a template said of its import: hostile, so known names with text, and `describe` as plain data."""
-    try:
-        answer = channel.unpack(base64.b64decode(said))
-    except (channel.ProtocolError, ValueError) as error:
-        return {"unfit": f"its import said what cannot be read: {error}"}
-    if not isinstance(answer, dict):
-        return {"unfit": "its import said what cannot be read"}
-    kept = {name: answer[name] for name in ("wall", "type", "message", "traceback", "needs") if name in answer}
-    report: dict[str, Any] = {name: value for name, value in kept.items() if isinstance(value, str)}
-    if "describe" in answer:
-        report["describe"] = answer["describe"]
-    return report

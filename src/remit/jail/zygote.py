@@ -5,8 +5,8 @@ the host is stopped or a thread of it holds the GIL; in a pid namespace it is th
 ends everything below with it. It waits for nobody: what the host does not take yet stands in line here. The host speaks
 to it by JSON datagrams over one SOCK_SEQPACKET socket:
 
-    host -> zygote   template {t, terms} + plan   warm {t, n}   spawn {t, c} + stdio   start {c, deadline, cpu}   kill {c, why}
-                     drop {t}
+    host -> zygote   template {t, terms} + plan   warm {t, n}   spawn {t, c} + stdio   start {c, deadline, cpu}
+                     kill {c, why}   drop {t}
     zygote -> host   hello {features}   listener {t} + fd   ready {t, said, ...}   failed {t, said or error}
                      child {t, c, pid} + socket, stdout, stderr   exit {c, status, why, ...}   gone {t, why}
 
@@ -48,7 +48,7 @@ _REFILL_DELAY = 2 * _MILLISECOND
 _CPU_STEP = 2 * _MILLISECOND
 _TREE_STEP = 10 * _MILLISECOND  # a tree is read from /proc
 _LOOK = 1_000 * _MILLISECOND  # how often templates are looked at
-_LATE = 10_000 * _MILLISECOND  # how long a fork may take
+_LATE = 60_000 * _MILLISECOND  # how long a fork may take: a host that is stopped answers for none
 _IDLE_CPU = 2_000 * _MILLISECOND  # what a template may use besides its forks
 _FORK_CPU = 200 * _MILLISECOND  # and for each of them
 _FAILURES = 8
@@ -300,7 +300,7 @@ class Zygote:
         self._sweep(template.pid)
 
     def _look(self, now: int) -> None:
-        """Once a second: is a template doing what it was not asked for? One that runs foreign code by a signal could."""
+        """Once a second: does a template do what it was not asked for? One that runs foreign code by a signal could."""
         for template in list(self.templates.values()):
             try:
                 used = limits.cpu_clock(template.pid) - template.cpu
@@ -353,7 +353,7 @@ class Zygote:
             template.warm += 1
         self.children[number] = self.by_sock[ours.fileno()] = child
         self.epoll.register(ours.fileno(), select.EPOLLIN)
-        given = stdio if stdio else [self.null, *output]
+        given = stdio or [self.null, *output]
         try:
             nursery.send(template.sock, b"fork", [theirs.fileno(), *given])
         except OSError:

@@ -22,7 +22,7 @@ from remit.policy.paths import PROGRAM_FOLDERS
 __all__ = ["NOT_REQUIRED", "compile_spec", "required"]
 
 NOT_REQUIRED = frozenset({"file_metadata", "scratch_quota"})
-"""Not required by default: hiding metadata needs namespaces; a scratch's quota is asked for when a scratch is granted."""
+"""Not required by default: hiding metadata needs namespaces; a quota is asked for when a scratch is granted."""
 
 _UNBOUNDED = 1 << 46  # bytes; more than any machine has, less than what the kernel's counters take
 _TMP = 64 << 20
@@ -60,8 +60,10 @@ def compile_spec(
         owner: the agent, who shares no template with another.
         code: what runs.
         grants: what the call may do, its denies inside; paths are resolved.
-        limits, constraints: of the call.
-        require, accept_without: guarantees, beside and below the default.
+        limits: of the call.
+        constraints: of the call.
+        require: guarantees beside those required by default.
+        accept_without: guarantees that may be missing.
 
     Raises:
         SandboxUnavailable: a grant needs what this version does not broker yet, or what no kernel can hold.
@@ -140,9 +142,7 @@ def _files(grants: GrantSet) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     return tuple(sorted(read)), tuple(sorted(write)), tmp
 
 
-def _subtracted(
-    grants: GrantSet, read: Sequence[str], write: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _subtracted(grants: GrantSet, read: Sequence[str], write: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What denies take out of granted folders: paths that are not to be seen, and paths that are not to be changed.
 
     A deny that lies in no granted folder takes nothing out: what it names is not there anyway.
