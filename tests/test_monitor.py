@@ -469,6 +469,7 @@ async def test_what_was_written_is_kept_and_capped():
 
     outcome = await ended(write)
     assert (outcome.stdout, outcome.stderr, outcome.value) == (b"out\n", b"err\n", 1)
+    assert not outcome.output_truncated
 
     def flood() -> int:
         print("x" * 100_000)
@@ -476,6 +477,7 @@ async def test_what_was_written_is_kept_and_capped():
 
     outcome = await ended(flood, limits={"output": "4KiB"})
     assert len(outcome.stdout) <= 4096
+    assert outcome.output_truncated
 
 
 @pytest.mark.parametrize(

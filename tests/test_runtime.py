@@ -231,6 +231,23 @@ def test_a_signal_ends_it_in_order(tmp_path, head, body, number):
     assert types(trail_of(tmp_path))[-1] == "stopped"
 
 
+def test_on_a_signal_a_program_that_leaves_the_block_puts_its_own_away(tmp_path):
+    body = """
+        try:
+            async with remit.Runtime(): print(await double(1)); ready(); await wait(1)
+        finally:
+            await asyncio.sleep(0.05); open("put-away", "w").close()
+    asyncio.run(main())
+    """
+    with started(tmp_path, WORKS + MAIN.rstrip() + body) as process:
+        assert process.stdout.readline() == "2\n", process.stderr.read()
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGTERM, 1), errors
+    assert (tmp_path / "put-away").exists()
+
+
 def test_a_killed_host_leaves_no_process_behind(tmp_path):
     with started(tmp_path, WORKS + "\n    print(safe(1)); ready(); time.sleep(60)\n") as process:
         process.stdout.readline()

@@ -30,16 +30,17 @@ from remit.errors import (
 from remit.jail import channel
 from remit.jail.spec import Ending, JailSpec
 from remit.jail.supervisor import Call, Supervisor, Template, Unfit, Unheld
-from remit.model.call import Admitted, Authorized, Intended, Outcome, Refused, ToolCall, Validated
+from remit.model.call import Admitted, Authorized, Intended, Outcome, ToolCall, Validated
 from remit.model.event import EventType, SecurityEvent
 from remit.model.grants import GrantSet
-from remit.model.limits import Constraints, Limits, RateLimit, Usage
+from remit.model.limits import Constraints, Limits, RateLimit
 from remit.model.permission import access
 from remit.model.principal import Principal, SecurityContext
 from remit.model.units import Bound, Unlimited
 from remit.monitoring import Emitter
 from remit.policy.compile import compile_spec
 from remit.policy.decide import AgentPolicy, RegisteredFunction, authorize, permit, unknown_function
+from remit.policy.outcome import enforced_by, fit_for_an_event, outcome_of, short, unfit
 from remit.ratelimit import Demand, MemoryLimiter
 from remit.shipping import Shipped
 from remit.validation import FunctionSchema, Validator, digest
@@ -216,12 +217,12 @@ class Monitor:
             demand = Demand(("functions", call.context.principal), rate.limit, rate.window_ms)
             verdict = self._limiter.take((demand,))
             if not verdict:
-                raise verdict.error(_named(call.function))
+                raise verdict.error(fit_for_an_event(call.function))
         return Admitted(call)
 
     def _find(self, holder: Holder, admitted: Admitted, function: Function | None) -> Function:
         if function is None:
-            decision = unknown_function(_named(admitted.call.function), holder.policy, holder.functions)
+            decision = unknown_function(fit_for_an_event(admitted.call.function), holder.policy, holder.functions)
             raise Denied(decision.reason, rule=decision.rule, remedy=decision.remedy, stage="authorize")
         return function
 
@@ -298,7 +299,7 @@ class Monitor:
         try:
             ending = await self._run(holder, function, spec, request, stdio)
         except _CutShort as cut:
-            outcome = replace(_outcome_of(call, cut.ending), accepted=holder.accept_without)
+            outcome = replace(outcome_of(call, cut.ending), accepted=holder.accept_without)
             with contextlib.suppress(AuditError):  # the cancellation goes on, whatever becomes of the trail
                 await self._record_outcome(intended, outcome)
             raise cut.cancelled from None
@@ -308,7 +309,7 @@ class Monitor:
             if refusal is error:
                 raise
             raise refusal from error
-        return replace(_outcome_of(call, ending), accepted=holder.accept_without)
+        return replace(outcome_of(call, ending), accepted=holder.accept_without)
 
     async def _run(
         self,
@@ -341,7 +342,7 @@ class Monitor:
             )
             return await _end_of(supervisor, pending, function.constraints.queue_timeout)
         except Unfit as error:
-            return _unfit(error, function.name, function.shipped)
+            return unfit(error, function.name, function.shipped.code)
         except asyncio.CancelledError as cancelled:
             ending = Ending("killed", what="cancelled")
             if supervisor is not None and pending is not None:
@@ -383,9 +384,9 @@ class Monitor:
         call = authorized.validated.admitted.call
         context: dict[str, Any] = {"status": outcome.status, "tier": outcome.tier}
         if outcome.what:
-            context["what"] = _short(outcome.what)
+            context["what"] = short(outcome.what)
         if outcome.refusals:
-            context["refusals"] = [f"{r.what} {_short(r.resource)} ({r.seen_by})" for r in outcome.refusals[:20]]
+            context["refusals"] = [f"{r.what} {short(r.resource)} ({r.seen_by})" for r in outcome.refusals[:20]]
         if outcome.accepted:
             context["accepted_without"] = list(outcome.accepted)
         kind = EventType.LIMIT_EXCEEDED if outcome.status == "limit" else EventType.OUTCOME
@@ -396,7 +397,7 @@ class Monitor:
             arguments_digest=authorized.validated.digest,
             context=context,
             usage=outcome.usage.as_dict(),
-            enforced_by=_enforcer(outcome),
+            enforced_by=enforced_by(outcome),
         )
         recorded = await self._record(event)
         if outcome.status == "limit":
@@ -414,7 +415,7 @@ class Monitor:
             type=kind,
             principal=call.context.principal,
             chain=call.context.names,
-            action=_named(call.function),
+            action=fit_for_an_event(call.function),
             result=result,
             call_id=call.id,
             policy_hash=self._policy_hash,
@@ -431,7 +432,7 @@ class Monitor:
             arguments_digest=arguments_digest or None,
             context={
                 "stage": error.stage,
-                "reason": _short(error.reason),
+                "reason": short(error.reason),
                 "rule": getattr(error, "rule", ""),
                 "error": type(error).__name__,
             },
@@ -493,7 +494,7 @@ class Monitor:
             )
             described = await self._described(call, shipped, spec)
         except FunctionRaised as error:
-            context = {"status": "raised", "what": _short(error.type_name)}
+            context = {"status": "raised", "what": short(error.type_name)}
             recorded = await self._record(self._event(call, EventType.OUTCOME, "allowed", context=context))
             error.event_id = recorded.id if recorded else None
             raise
@@ -510,7 +511,7 @@ class Monitor:
             finally:
                 self._jails.release(template)
         except Unfit as error:
-            outcome = _outcome_of(call, _unfit(error, shipped.code.attribute, shipped))
+            outcome = outcome_of(call, unfit(error, shipped.code.attribute, shipped.code))
             failure = outcome.error()
             raise failure if failure is not None else SandboxUnavailable(str(error)) from None
         if not isinstance(described, dict):
@@ -543,7 +544,7 @@ def _check_program(grants: GrantSet, path: str) -> None:
     try:
         request = access("basic_execution", {"program": path})
     except ValueError as error:
-        raise Denied(f"{_short(repr(path))} cannot be granted: {error}", rule="no grant", stage="authorize") from None
+        raise Denied(f"{short(repr(path))} cannot be granted: {error}", rule="no grant", stage="authorize") from None
     decision = permit(grants, request)
     if not decision.allowed:
         raise Denied(decision.reason, rule=decision.rule, remedy=decision.remedy, stage="authorize")
@@ -622,7 +623,7 @@ def _as_unavailable(error: Exception) -> RemitError:
     """Where no jail could be had for a reason that nobody foresaw, there was no call."""
     if isinstance(error, RemitError):
         return error
-    return SandboxUnavailable(f"no jail could be had: {type(error).__name__}: {_short(str(error))}")
+    return SandboxUnavailable(f"no jail could be had: {type(error).__name__}: {short(str(error))}")
 
 
 async def _arrival(future: Future[_T]) -> _T:
@@ -646,73 +647,3 @@ async def _arrival(future: Future[_T]) -> _T:
 def _wake(woken: asyncio.Future[None]) -> None:
     if not woken.done():
         woken.set_result(None)
-
-
-def _outcome_of(call: ToolCall, ending: Ending) -> Outcome:
-    used = ending.usage
-    return Outcome(
-        status=ending.status,
-        value=ending.value,
-        what=ending.what,
-        message=ending.message,
-        traceback=ending.traceback,
-        bound=ending.bound,
-        used=ending.used,
-        exit_status=ending.exit_status,
-        stdout=ending.stdout,
-        stderr=ending.stderr,
-        refusals=tuple(Refused(r.what, r.resource, r.seen_by) for r in ending.refusals),
-        usage=Usage(
-            wall_ms=used.wall_ms,
-            cpu_user_ms=used.cpu_user_ms,
-            cpu_system_ms=used.cpu_system_ms,
-            peak_memory=used.peak_memory,
-            output_bytes=used.output_bytes,
-        ),
-        tier=ending.tier,
-        call_id=call.id,
-        function=call.function,
-        principal=call.context.principal,
-    )
-
-
-def _unfit(error: Unfit, name: str, shipped: Shipped) -> Ending:
-    """What it means that a template could not be made."""
-    said = error.error
-    gone, needs = str(said.get("gone", "")), str(said.get("needs", ""))
-    if gone.startswith("import: "):
-        return Ending("limit", what="import", message=f"importing took too long ({gone[8:]})")
-    if gone or "wall" in said or "unfit" in said:
-        raise SandboxUnavailable(
-            f"no jail could be made for `{name}`: {_short(str(error))}", remedy="see `remit doctor`"
-        )
-    module = shipped.code.module or name
-    text = str(said.get("message", ""))
-    if needs:
-        hint = f'importing `{module}` needs {needs}; move `{name}` to its own module, or ship="value"'
-        return Ending("denied", what=needs, message=hint, traceback=str(said.get("traceback", "")))
-    return Ending(
-        "raised",
-        what=str(said.get("type", "ImportError")),
-        message=f"importing `{module}` failed: {text}",
-        traceback=str(said.get("traceback", "")),
-    )
-
-
-def _enforcer(outcome: Outcome) -> str:
-    if outcome.status == "limit":
-        by = {"timeout": "timer", "cpu": "timer", "memory": "rlimit", "import": "timer", "queue_timeout": "monitor"}
-        return by.get(outcome.what, "supervisor")
-    if outcome.status == "denied":
-        return "seccomp" if any(refusal.seen_by == "kernel" for refusal in outcome.refusals) else "landlock"
-    return "jail"
-
-
-def _named(function: object) -> str:
-    """A name that somebody else chose, fit for an event."""
-    text = function if isinstance(function, str) else type(function).__name__
-    return _short("".join(letter if letter.isprintable() else "?" for letter in text), 128) or "?"
-
-
-def _short(text: str, limit: int = 500) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -60,6 +60,7 @@ _EVENTS = (
 )
 _MOST_TEMPLATES: Final = 64
 _OTHERS_END: Final = 30.0  # seconds for a shutdown that somebody else has begun
+_UNWINDS: Final = 1.0  # seconds for a program to put away what is its own
 _LAST_OUTCOMES: Final = 1.0  # seconds for loops to record how their calls ended; one that is blocked never does
 _LOG = logging.getLogger("remit")
 
@@ -231,7 +232,8 @@ class Runtime:
             raise
         if self.audit is None:
             _LOG.error("the audit trail is turned off: %s", self.config.monitoring.i_accept_no_audit)
-        self._endings = Endings(self) if handle_signals else None
+        self._awaited = False  # somebody leaves the block while another ends the runtime
+        self._endings = Endings(_OnSignal(self)) if handle_signals else None
         if self._endings is not None:
             self._endings.install()
 
@@ -419,9 +421,10 @@ class Runtime:
         Idempotent; where it is ending already - on a signal, or in another task - this waits for that.
         """
         if not self._begin_end():
+            self._awaited = True
             deadline = time.monotonic() + _OTHERS_END
-            while self._state != "closed" and time.monotonic() < deadline:
-                await asyncio.sleep(0.01)  # it may run in any loop or thread, so there is no future to wait for
+            while self._state != "closed" and time.monotonic() < deadline:  # noqa: ASYNC110  # it may run in any thread
+                await asyncio.sleep(0.01)
             return
         report = None
         try:
@@ -444,6 +447,11 @@ class Runtime:
     def hurry(self) -> None:
         """Let a shutdown that is under way wait for nothing more."""
         self.resources.hurry()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for an end that another has begun."""
+        return self._awaited
 
     def _begin_end(self) -> bool:
         with self._lock:
@@ -468,6 +476,28 @@ class Runtime:
         """Put signal handlers back: in the thread of the caller, as Python lets only the main thread do that."""
         if self._endings is not None:
             self._endings.uninstall()
+
+
+class _OnSignal:
+    """Ends a runtime before the signal is raised again, which most likely ends the process.
+
+    A program that is leaving the runtime's block then may put away what is its own - a folder, a socket - for a while;
+    `asyncio.run` cuts that while short when the program has come to its end.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def shutdown(self) -> None:
+        await self._runtime.shutdown()
+        if self._runtime.awaited:
+            await asyncio.sleep(_UNWINDS)
+
+    def close(self) -> None:
+        self._runtime.close()
+
+    def hurry(self) -> None:
+        self._runtime.hurry()
 
 
 def _folded(chain: Chain) -> Chain:

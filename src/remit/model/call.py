@@ -108,6 +108,7 @@ class Outcome:
         bound, used: of a limit, in its unit: milliseconds, bytes or a count.
         exit_status: of a program.
         stdout, stderr: what was written, capped.
+        output_truncated: whether more was written than is kept.
         refusals: what was tried and refused.
         usage: what was used, by the kernel's accounting.
         tier: the mechanisms under which it ran, "" if it did not run in a jail.
@@ -126,6 +127,7 @@ class Outcome:
     exit_status: int | None = None
     stdout: bytes = b""
     stderr: bytes = b""
+    output_truncated: bool = False
     refusals: tuple[Refused, ...] = ()
     usage: Usage = field(default_factory=Usage)
     tier: str = ""
