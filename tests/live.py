@@ -27,6 +27,11 @@ def unique(name: str = "agent") -> str:
     return f"{name}-{next(_numbers)}"
 
 
+def end_default_runtime() -> None:
+    """Leave no process behind for the tests of other files, which may count them."""
+    active_runtime().close()
+
+
 def config(folder: Path, **sections: Any) -> SecurityConfig:
     """A configuration whose state lies in `folder`."""
     return SecurityConfig.from_mapping(sections, env={}, state_dir=str(folder / "state"))

@@ -13,9 +13,15 @@ from remit.context import acting_as, current_context, current_runtime, in_runtim
 from remit.model.grants import GrantSet
 from remit.model.principal import Principal, SecurityContext
 from remit.runtime import Runtime, active_runtime, run_sync
-from tests.live import config
+from tests.live import config, end_default_runtime
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module", autouse=True)
+def default_runtime():
+    yield
+    end_default_runtime()
 
 
 def context(name="a", *grants):

@@ -26,9 +26,15 @@ from remit import (
 from remit.model.grants import GrantSet
 from remit.runtime import active_runtime, run_sync
 from tests import jailed
-from tests.live import config, events, run, unique
+from tests.live import config, end_default_runtime, events, run, unique
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module", autouse=True)
+def default_runtime():
+    yield
+    end_default_runtime()
 
 
 @remit.function(permissions=["basic_execution"])

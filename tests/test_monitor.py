@@ -32,9 +32,15 @@ from remit.model.grants import GrantSet
 from remit.model.principal import Principal, SecurityContext
 from remit.runtime import Runtime, active_runtime
 from tests.jailed import checked, count_events, double, forge, literal, mark, nested, read, spin, take, total, wait
-from tests.live import alive, config, descendants, events, gone, unique
+from tests.live import alive, config, descendants, end_default_runtime, events, gone, unique
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module", autouse=True)
+def default_runtime():
+    yield
+    end_default_runtime()
 
 
 def agent(*functions, **options):
@@ -327,6 +333,24 @@ async def test_a_principal_that_nobody_knows_may_nothing():
     with acting_as(stranger), pytest.raises(Denied, match="nothing is known") as caught:
         await one.call("f", x=1)
     assert caught.value.rule == "chain"
+
+
+async def test_a_deny_beneath_a_grant_holds(secret):
+    (secret.parent / "open").write_text("open", encoding="utf-8")
+    one = agent(
+        security={
+            "permissions": ["basic_execution", f"file_system:read:{secret.parent}"],
+            "deny": [f"file_system:read:{secret}"],
+        }
+    )
+    one.register_function("read", read, permissions=["basic_execution", "file_system"])
+    try:
+        assert await one.call("read", path=str(secret.parent / "open")) == "open"
+    except SandboxUnavailable as error:
+        pytest.skip(f"needs mount namespaces: {error}")
+    outcome = await one.outcome("read", {"path": str(secret)})
+    assert outcome.status in ("denied", "raised")
+    assert "the secret" not in str(outcome)
 
 
 async def test_a_function_holds_no_more_than_it_was_given(secret):

@@ -18,9 +18,15 @@ from remit.model.principal import Principal, SecurityContext
 from remit.policy.decide import AgentPolicy
 from remit.runtime import HOST, Runtime, active_runtime, run_sync
 from tests.jailed import double, wait
-from tests.live import config, descendants, events, gone, run, started, trail_of, unique
+from tests.live import config, descendants, end_default_runtime, events, gone, run, started, trail_of, unique
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module", autouse=True)
+def default_runtime():
+    yield
+    end_default_runtime()
 
 
 def types(path):

@@ -213,7 +213,7 @@ def load(plan: Plan, bootstrap: ModuleType | None) -> Callable[..., Any] | None:
             os.environ.pop(name, None)
     # Else what is imported later must not try to start any either: OpenBLAS ends its process when it cannot.
     os.environ.update({name: value for name, value in plan["environment"] if name in single})
-    return getattr(function, "__wrapped__", function) if code["kind"] != "program" else None
+    return function if code["kind"] != "program" else None
 
 
 def serve(descriptor: int, function: Callable[..., Any], watch: Watch) -> None:
