@@ -663,6 +663,12 @@ async def test_a_cancelled_call_is_gone_and_recorded():
     assert gone({pid for pid in descendants(os.getpid()) - before if _sleeps(pid)})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def others():
+    """What tests of other files run beneath this process."""
+    return descendants(os.getpid())
+
+
 def _sleeps(pid):
     try:
         with open(f"/proc/{pid}/wchan", encoding="utf-8") as file:
@@ -761,6 +767,6 @@ async def test_a_guests_own_words_about_its_signature_are_not_believed():
     assert described["parameters"][0]["name"] == "x"
 
 
-def test_nothing_of_a_jail_is_left_running():
+def test_nothing_of_a_jail_is_left_running(others):
     """The last test of this file: what the calls above left behind are warm jails and templates, no call."""
-    assert not {pid for pid in alive(descendants(os.getpid())) if _sleeps(pid)}
+    assert not {pid for pid in alive(descendants(os.getpid()) - others) if _sleeps(pid)}

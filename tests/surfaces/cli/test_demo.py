@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from remit.surfaces.cli.demo.control import run_plain
 from remit.surfaces.cli.demo.judge import BOUNDS, Evidence, PlainRun, Verdict, judge, judge_plain
 from remit.surfaces.cli.demo.stage import Result, Row
 from remit.surfaces.cli.demo.story import ATTACK, MOST_FILES, Script, spelled
-from remit.surfaces.cli.demo.witness import Listener, Outside, ProcessWatch, descendants, place_outside, still_alive
+from remit.surfaces.cli.demo.witness import Listener, Outside, descendants, place_outside, still_alive
 from tests.surfaces.cli.programs import clean, command, environment, remit, unprivileged
 
 __all__ = ["unprivileged"]  # a fixture
@@ -662,12 +663,14 @@ def test_a_folder_that_cannot_be_listed_is_no_report() -> None:
 
 
 def test_the_watch_sees_processes_where_none_may_be_and_whether_they_are_gone() -> None:
-    code = "import os, sys\nif os.fork() == 0:\n    sys.stdin.read()\n    os._exit(0)\nprint(1, flush=True)\nos.wait()"
-    with (
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-        ProcessWatch(os.getpid(), 1) as watch,
-    ):
-        assert process.stdout is not None
+    # In a process of its own: beneath this one run jails of other tests.
+    body = """
+    import os, subprocess, sys
+    from remit.surfaces.cli.demo.witness import ProcessWatch
+
+    code = "import os, sys\\nif os.fork() == 0: sys.stdin.read(); os._exit(0)\\nprint(1, flush=True)\\nos.wait()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process, ProcessWatch(os.getpid(), 1) as watch:
         process.stdout.readline()
         watch.look()
         assert len(watch.strangers) == 1
@@ -675,6 +678,11 @@ def test_the_watch_sees_processes_where_none_may_be_and_whether_they_are_gone() 
         process.communicate(b"")
     assert watch.left() == 0
     assert watch.seen >= 2
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(body)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_listener_hears_each_way() -> None:
