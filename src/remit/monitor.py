@@ -299,7 +299,7 @@ class Monitor:
         try:
             ending = await self._run(holder, function, spec, request, stdio)
         except _CutShort as cut:
-            outcome = replace(outcome_of(call, cut.ending), accepted=holder.accept_without)
+            outcome = outcome_of(call, cut.ending, accepted=holder.accept_without)
             with contextlib.suppress(AuditError):  # the cancellation goes on, whatever becomes of the trail
                 await self._record_outcome(intended, outcome)
             raise cut.cancelled from None
@@ -309,7 +309,7 @@ class Monitor:
             if refusal is error:
                 raise
             raise refusal from error
-        return replace(outcome_of(call, ending), accepted=holder.accept_without)
+        return outcome_of(call, ending, accepted=holder.accept_without)
 
     async def _run(
         self,
@@ -375,9 +375,10 @@ class Monitor:
         if outcome.status != "returned":
             return outcome
         try:
-            return replace(outcome, value=self._validator.result(outcome.value))
+            checked = self._validator.result(outcome.value)
         except ValidationFailed as error:
             return replace(outcome, status="raised", value=None, what="ValidationFailed", message=str(error))
+        return outcome if checked is outcome.value else replace(outcome, value=checked)
 
     async def _record_outcome(self, intended: Intended, outcome: Outcome) -> Outcome:
         authorized = intended.authorized

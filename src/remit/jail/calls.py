@@ -19,6 +19,7 @@ from remit.jail.spec import Ending, JailSpec, Refusal
 __all__ = ["Call", "Jail", "Template", "Unfit", "Unheld", "receive", "report"]
 
 _OVERHEAD = 256 * 1024  # of a result frame: the JSON around the value, or an exception's text
+_CHUNK = 1 << 16  # below what malloc(3) maps and unmaps for each buffer
 _ANCILLARY = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253) if hasattr(socket, "CMSG_SPACE") else 0
 
 
@@ -105,7 +106,7 @@ def receive(sock: socket.socket) -> tuple[bytes, int]:
     Raises:
         OSError: nothing is there, or the connection is broken.
     """
-    data, ancillary, _, _ = sock.recvmsg(1 << 18, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = sock.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     sender = 0
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Output", "Sources", "Watch", "capture", "execute", "explain", "load", "serve"]
 
 _TEXT = 16_384  # an exception's message and traceback are cut to this many characters
+_CHUNK = 1 << 14  # below what malloc(3) maps and unmaps for each buffer: a warm call touches no new page for it
 _BALLAST = 512 * 1024  # given back when memory has run out, so that there is some to say so with
 _REFUSED = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS, errno.EAGAIN)
 
@@ -222,7 +223,6 @@ def serve(descriptor: int, function: Callable[..., Any], watch: Watch) -> None:
     try:
         _rehearse()
         request = channel.unpack(_receive(descriptor))
-        _reseed()
         watch.last = None
         try:
             value = function(*request["args"], **request["kwargs"])
@@ -371,7 +371,7 @@ def _reseed() -> None:
 def _receive(descriptor: int) -> bytes:
     reader = channel.FrameReader(1 << 31)
     while True:
-        data = os.read(descriptor, 1 << 18)
+        data = os.read(descriptor, _CHUNK)
         if not data:
             os._exit(0)  # the host has gone, or has no use for this call
         frame = reader.feed(data)

@@ -11,8 +11,8 @@ from remit.model.limits import Usage
 __all__ = ["enforced_by", "fit_for_an_event", "outcome_of", "short", "unfit"]
 
 
-def outcome_of(call: ToolCall, ending: Ending) -> Outcome:
-    """How a call ended, in the host's words."""
+def outcome_of(call: ToolCall, ending: Ending, *, accepted: tuple[str, ...] = ()) -> Outcome:
+    """How a call ended, in the host's words; `accepted`: guarantees without which it was let run."""
     used = ending.usage
     return Outcome(
         status=ending.status,
@@ -35,6 +35,7 @@ def outcome_of(call: ToolCall, ending: Ending) -> Outcome:
             output_bytes=used.output_bytes,
         ),
         tier=ending.tier,
+        accepted=accepted,
         call_id=call.id,
         function=call.function,
         principal=call.context.principal,
