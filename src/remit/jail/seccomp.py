@@ -268,7 +268,9 @@ def template_rules(
     )
     rules["personality"] = (Clause(ALLOW, (Test(0, 0xFFFFFFFF),)), refused)
     # Signals, limits and one more filter stay open for the template; the tail filter closes them for the call.
-    rules.update(dict.fromkeys(("landlock_restrict_self", "seccomp"), ALLOW))
+    rules["landlock_restrict_self"] = ALLOW
+    # A filter of the call's own could turn what is notified into a quiet error, and nobody would see what it tries.
+    rules["seccomp"] = deny() if lean else ALLOW
     if signals:
         rules.update(dict.fromkeys(("kill", "tgkill"), ALLOW))
     if not processes and not programs:  # by its session the zygote knows whose a stray child is
