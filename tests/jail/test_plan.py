@@ -113,6 +113,8 @@ def test_a_scratch_beside_a_path_beneath_tmp_is_named() -> None:
     folder = "/tmp"
     full, _ = made(read=(folder,), tmp=1 << 20)
     assert ["TMPDIR", "/scratch/tmp"] in full["environment"]
+    full, _ = made(interpreter=("/usr",), tmp=1 << 20)
+    assert ["TMPDIR", "/tmp"] in full["environment"]
     full, _ = made(read=(folder,), tmp=1 << 20, environment=(("TMPDIR", "/elsewhere"),))
     assert full["environment"] == [["TMPDIR", "/elsewhere"]]
 

@@ -74,7 +74,7 @@ def test_files_go_where_they_were_granted(tmp_path):
     assert spec.read == (str(tmp_path),)
     assert spec.write == ("/var/x",)
     assert spec.tmp > 0
-    assert ("TMPDIR", "/tmp") in spec.environment
+    assert spec.environment == ()  # where the scratch is, the plan of the machine tells
 
 
 def test_a_deny_within_a_grant_is_cut_out(tmp_path):

@@ -148,8 +148,8 @@ def _environment(spec: JailSpec, mounted: list[str]) -> list[list[str]]:
     """Return the variables of a call. A path beneath /tmp takes the name of the scratch: TMPDIR says where it is."""
     pairs = [list(pair) for pair in spec.environment]
     beneath = any(path == "/tmp" or path.startswith("/tmp/") for path in mounted)  # noqa: S108 - only compared
-    if spec.tmp and beneath and not any(name == "TMPDIR" for name, _ in pairs):
-        pairs.append(["TMPDIR", _SCRATCH])
+    if spec.tmp and not any(name == "TMPDIR" for name, _ in pairs):
+        pairs.append(["TMPDIR", _SCRATCH if beneath else "/tmp"])  # noqa: S108 - the jail's own
     return pairs
 
 

@@ -85,7 +85,6 @@ def compile_spec(
         roots = tuple(dict.fromkeys([*roots, *_program_roots()]))
         if os.path.realpath(sys.executable) in execute:  # a Python that is not the system's keeps its library elsewhere
             roots = tuple(dict.fromkeys([*roots, *interpreter.python_roots()]))
-    environment = [("TMPDIR", "/tmp")] if tmp else []  # noqa: S108 - the private scratch is there
     return JailSpec(
         owner=owner,
         code=code,
@@ -99,7 +98,6 @@ def compile_spec(
         cwd=_cwd((*read, *write)),
         tmp=_TMP if tmp else 0,
         devices=bool(execute),
-        environment=tuple(environment),
         memory=_number(limits.memory, _UNBOUNDED),
         cpu=_number(limits.cpu, 0),
         timeout=_number(constraints.timeout, 0),
