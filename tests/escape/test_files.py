@@ -333,7 +333,10 @@ def chroot_out(bait):
 
 @attack(control="root")
 def mount_something(bait):
-    call("unshare", 0x20000)
+    try:
+        call("unshare", 0x20000)
+    except OSError:
+        pass  # so that what is tried is the mount itself
     call("mount", b"none", b"/mnt", b"tmpfs", 0, None)
     return "mounted"
 

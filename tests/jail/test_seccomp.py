@@ -185,6 +185,20 @@ def test_what_the_policy_promises(name: str, arguments: tuple[int, ...], expecte
     assert decide(name, *arguments) == expected
 
 
+def test_without_a_tail_the_long_filter_takes_away_what_the_tail_would() -> None:
+    program = assemble(template_rules(child_flags=FLAGS, lean=True, **KINDS[0]), machine="x86_64")
+    numbers = _uapi.calls("x86_64")
+
+    def lean(name: str, *arguments: int) -> int:
+        return evaluate(program, machine="x86_64", number=numbers[name], arguments=arguments)
+
+    assert lean("seccomp", 1, 0, 1 << 40) == deny()  # or a call could hide what it tries
+    assert lean("clone", FLAGS) == NOTIFY  # the supervisor knows the template from a call
+    assert lean("clone", FLAGS | 1 << 32) == NOTIFY
+    assert lean("prctl", 1, 0) == deny()
+    assert lean("landlock_create_ruleset", 0, 0, 0) == deny(errno.ENOSYS)
+
+
 def test_truncation_without_a_landlock_that_knows_it() -> None:
     assert decide("truncate", kind=1) == deny()
     assert decide("openat", 0, 0, 0o1000, kind=1) == deny(errno.EACCES)
